@@ -1,0 +1,235 @@
+"""Opening SQLite or Postgres with the settings our promises need, and committing in groups.
+
+SQLite: WAL, ``synchronous=FULL`` (a commit is on disk before it is answered), foreign keys, a busy timeout;
+write transactions start ``IMMEDIATE`` so that a reader never has to be upgraded and refused half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+Op = TypeVar("Op")
+Result = TypeVar("Result")
+
+BUSY_TIMEOUT_MS = 10_000
+RETRY_PAUSE_S = 0.25
+
+
+class DatabaseError(Exception):
+    """The database cannot be opened or migrated; the message says which file and what to do."""
+
+
+def open_sqlite(path: Path, *, synchronous: str = "FULL", incremental_vacuum: bool = False) -> sa.Engine:
+    """An engine on a SQLite file, created if missing (mode 0600). Raises DatabaseError.
+
+    `synchronous` is SQLite's pragma: FULL survives power loss, NORMAL only a crash of the process.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            path.touch(mode=0o600)
+    except OSError as failure:
+        raise DatabaseError(
+            f"{path}: cannot create the database: {failure.strerror}. Check the folder's owner and free space."
+        ) from failure
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False, "isolation_level": None},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        if incremental_vacuum:
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded only before the first table
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {synchronous}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA cache_size = -2000")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def is_passing(failure: sa.exc.DBAPIError) -> bool:
+    """True for failures that end by themselves: disk full, file locked, I/O refused, server away."""
+    if failure.connection_invalidated:
+        return True
+    if not isinstance(failure, sa.exc.OperationalError):
+        return False
+    text = str(failure.orig).lower()
+    return any(word in text for word in ("full", "locked", "busy", "i/o error", "unable to open", "readonly"))
+
+
+class GroupCommit(Generic[Op, Result]):
+    """A writer thread that puts everything waiting into one transaction.
+
+    `apply(connection, ops)` returns one result per op. When it raises for a group of several, each op is
+    tried in a transaction of its own, so that one refused op harms only its owner. A passing failure (disk
+    full, file locked) is retried for as long as it lasts: nothing is answered that is not on disk.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        apply: Callable[[sa.Connection, Sequence[Op]], Sequence[Result]],
+        *,
+        name: str,
+        on_trouble: Callable[[str | None], None] = lambda _trouble: None,
+    ) -> None:
+        self._engine = engine
+        self._apply = apply
+        self._on_trouble = on_trouble
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[Op, asyncio.Future[Result]]] = []
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, op: Op) -> asyncio.Future[Result]:
+        """Queues one op; the future resolves after the commit that contains it."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+        with self._lock:
+            first = not self._waiting
+            self._waiting.append((op, future))
+        if first:
+            self._wake.set()
+        return future
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Writes what is queued and ends the thread; False if it could not within the time."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        connection: sa.Connection | None = None
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            with self._lock:
+                group, self._waiting = self._waiting, []
+            if group:
+                connection = self._write_until_done(connection, group)
+            elif self._closing:
+                break
+            if self._closing:
+                self._wake.set()
+        if connection is not None:
+            connection.close()
+
+    def _write_until_done(
+        self, connection: sa.Connection | None, group: list[tuple[Op, asyncio.Future[Result]]]
+    ) -> sa.Connection | None:
+        ops = [op for op, _ in group]
+        troubled = False
+        while True:
+            try:
+                if connection is None:
+                    connection = self._engine.connect().execution_options(writes=True)
+                with connection.begin():
+                    results = self._apply(connection, ops)
+                break
+            except sa.exc.DBAPIError as failure:
+                connection = _discard(connection)
+                if is_passing(failure):
+                    if not troubled:
+                        troubled = True
+                        log.error("the ledger cannot be written: %s; trying again until it can", failure.orig)
+                        self._on_trouble(str(failure.orig))
+                    time.sleep(RETRY_PAUSE_S)
+                    continue
+                if len(group) == 1:
+                    self._answer(_fail, [group[0][1]], [failure])
+                    return None
+                return self._one_by_one(group)
+            except Exception as failure:  # an op's own mistake must not stop the writer
+                connection = _discard(connection)
+                if len(group) == 1:
+                    self._answer(_fail, [group[0][1]], [failure])
+                    return None
+                return self._one_by_one(group)
+        if troubled:
+            log.warning("the ledger can be written again")
+            self._on_trouble(None)
+        self._answer(_resolve, [future for _, future in group], results)
+        return connection
+
+    def _one_by_one(self, group: list[tuple[Op, asyncio.Future[Result]]]) -> sa.Connection | None:
+        connection: sa.Connection | None = None
+        for each in group:
+            connection = self._write_until_done(connection, [each])
+        return connection
+
+    def _answer(self, how: Callable[..., None], futures: list[asyncio.Future[Result]], values: Sequence[Any]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(how, futures, values)
+
+
+def _discard(connection: sa.Connection | None) -> None:
+    if connection is not None:
+        connection.invalidate()
+        connection.close()
+
+
+def _resolve(futures: list[asyncio.Future[Result]], results: Sequence[Result]) -> None:
+    for future, result in zip(futures, results, strict=True):
+        if not future.done():
+            future.set_result(result)
+
+
+def _fail(futures: list[asyncio.Future[Result]], failures: Sequence[BaseException]) -> None:
+    for future, failure in zip(futures, failures, strict=True):
+        if not future.done():
+            future.set_exception(failure)
+
+
+def upgrade(engine: sa.Engine, script_location: str, expected_head: str) -> None:
+    """Brings the schema to `expected_head` by the Alembic scripts at `script_location` (``package:folder``).
+
+    Alembic, which takes longer to import than most starts may last, is loaded only when there is
+    something to do. Raises DatabaseError for a schema newer than this program.
+    """
+    with engine.connect() as connection:
+        known = sa.inspect(connection).has_table("alembic_version")
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if known else None
+    if found == expected_head:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", script_location)
+    if found is not None:
+        try:
+            ScriptDirectory.from_config(config).get_revision(found)
+        except CommandError as failure:
+            raise DatabaseError(
+                f"{engine.url.render_as_string()}: the schema is at revision {found}, which this version does not"
+                " know. It was written by a newer activity-core: upgrade the program, or restore a backup."
+            ) from failure
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
