@@ -42,7 +42,7 @@ def open_sqlite(path: Path, *, synchronous: str = "FULL", incremental_vacuum: bo
             path.touch(mode=0o600)
     except OSError as failure:
         raise DatabaseError(
-            f"{path}: cannot create the database: {failure.strerror}. Check the folder's owner and free space."
+            f"{path}: cannot create the database: {failure.strerror}; check the folder's owner and free space"
         ) from failure
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
@@ -151,7 +151,8 @@ class GroupCommit(Generic[Op, Result]):
                     results = self._apply(connection, ops)
                 break
             except sa.exc.DBAPIError as failure:
-                connection = _discard(connection)
+                _discard(connection)
+                connection = None
                 if is_passing(failure):
                     if not troubled:
                         troubled = True
@@ -164,7 +165,8 @@ class GroupCommit(Generic[Op, Result]):
                     return None
                 return self._one_by_one(group)
             except Exception as failure:  # an op's own mistake must not stop the writer
-                connection = _discard(connection)
+                _discard(connection)
+                connection = None
                 if len(group) == 1:
                     self._answer(_fail, [group[0][1]], [failure])
                     return None

@@ -1,0 +1,1 @@
+"""Context sources for the systems that definitions ask about; found through entry points."""

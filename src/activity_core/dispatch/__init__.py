@@ -1,0 +1,1 @@
+"""From a run that may start to a worker that runs it."""

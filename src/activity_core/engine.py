@@ -1,0 +1,767 @@
+"""The loop: look at the clock, decide what is due, persist, act; and everything that wakes it.
+
+One heap holds the next slot of every definition; one alarm is set to its head. Nothing is polled per
+definition, so ten thousand of them cost memory and nothing else until they are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from activity_core.catalog.catalog import Catalog, Changes, InForce
+from activity_core.clockwatch import ClockWatch, Jump
+from activity_core.context.gather import ContextGatherer
+from activity_core.context.sources import SourceTools
+from activity_core.decide import (
+    Decision,
+    Gap,
+    GiveUp,
+    Pause,
+    Situation,
+    Standing,
+    StartRun,
+    decide,
+    decide_request,
+)
+from activity_core.definition.model import Definition, OverlapPolicy, VersionHash
+from activity_core.dispatch.local import LocalDispatch
+from activity_core.errors import ExpressionError
+from activity_core.execute import Executor, Outcome, Ticket
+from activity_core.ledger.writer import GroupedWriter
+from activity_core.ports import CursorMove, GivenUp, RecordDecisions, Requeue, SlotRow
+from activity_core.rule import compile_expression
+from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
+from activity_core.shell.process import Processes
+from activity_core.trigger import Trigger, trigger_of
+from activity_plumbing.alarm import WallAlarm
+from activity_plumbing.clock import DAY_US, Clock, Instant, to_datetime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from activity_core.ledger.records import RunRecord
+    from activity_core.ledger.store import Ledger
+    from activity_core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 60.0
+PRUNE_EVERY_S = 3600.0
+_MOST_PER_TICK = 2_000
+"""Definitions decided in one transaction; more that are due follow in the next."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Scheduled:
+    """A definition in the heap."""
+
+    entry: InForce
+    trigger: Trigger
+    cursor: Instant
+    due: Instant | None = None
+
+
+class Engine:
+    """One engine on one ledger. `start`, then `stop`; `on_end` hears of every run that ends."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        on_end: Callable[[Ticket, Outcome], None] = lambda _ticket, _outcome: None,
+        on_change: Callable[[Changes], None] = lambda _changes: None,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._clock = clock
+        self._on_end = on_end
+        self._on_change = on_change
+        self.catalog = Catalog(ledger, settings.definitions)
+        self._scheduled: dict[str, _Scheduled] = {}
+        self._heap: list[tuple[Instant, str]] = []
+        self._tickets: dict[RunId, Ticket] = {}
+        self._active: dict[str, dict[RunId, ActiveRun]] = {}
+        self._queueing: set[str] = set()
+        """Definitions with a slot being recorded that is to wait for a run in progress."""
+        self._pauses: dict[str, list[Pause]] = {}
+        self._gaps: list[Gap] = []
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._timers: dict[RunId, asyncio.TimerHandle] = {}
+        self._recheck: asyncio.TimerHandle | None = None
+        self._scan_lock = asyncio.Lock()
+        self._resync_lock = asyncio.Lock()
+        self._stopping = False
+        self.trouble: str | None = None
+
+    # -- life --
+
+    async def start(self, *, schedules: bool = True) -> None:
+        """Recovers what an earlier engine left, loads the catalog and judges what is due. Then it is ready.
+
+        Without `schedules` it serves single requests only: slots stay undecided for the next engine, which
+        also accounts for the time in between.
+        """
+        self._schedules = schedules
+        self._ledger_id = self._ledger.identity()
+        self._watch = ClockWatch(self._clock)
+        before = self._ledger.last_engine()
+        now = self._clock.now()
+        jump = None if before is None or not schedules else self._watch.since_engine(before)
+        self._engine_id = None
+        if schedules:
+            self._engine_id = self._ledger.add_engine(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                boot_id=self._watch.boot_id,
+                at=now,
+                boottime_us=self._clock.boottime_us(),
+            )
+        self._writer = GroupedWriter(self._ledger, self._note_trouble)
+        self._processes = Processes()
+        self._tools = SourceTools(self._settings, self._ledger)
+        self._executor = Executor(
+            settings=self._settings,
+            clock=self._clock,
+            writer=self._writer,
+            gatherer=ContextGatherer(self._tools),
+            processes=self._processes,
+            ledger_id=self._ledger_id,
+            engine_id=self._engine_id,
+            is_paused=self._is_paused,
+            is_awaited=self._is_awaited,
+        )
+        self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._ended)
+        self._alarm = WallAlarm(self._changed.set)
+        self._clean_input_dir()
+        if jump is not None:
+            self._apply_jump(jump)
+        self._gaps = [
+            Gap(since=gap.since, until=gap.until, reason=gap.reason)
+            for gap in self._ledger.gaps_after(Instant(now - 400 * DAY_US))
+        ]
+        self._load_pauses()
+        left = self._ledger.active_runs()
+        self._apply_catalog(self.catalog.scan(now))
+        if schedules:
+            self._cursors_from_ledger()
+        await self._take_over(left)
+        if schedules:
+            self._keep(self._housekeep())
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Ticks until `stop`. Call `start` first."""
+        while not self._stopping:
+            await self._changed.wait()
+            self._changed.clear()
+            if not self._stopping:
+                await self.tick()
+
+    async def tick(self) -> None:
+        """Decides everything that is due now, records it, and starts what may start; then sets the alarm."""
+        while not self._stopping:
+            self._look_at_clock()
+            now = self._clock.now()
+            due = self._pop_due(now)
+            if not due:
+                break
+            await self._decide_and_record(due, now)
+        self._alarm.set(self.next_due())
+
+    async def stop(self, *, grace_us: int | None = None) -> None:
+        """Starts nothing more, lets commands finish within the grace, ends the others as interrupted."""
+        self._stopping = True
+        self._changed.set()
+        self._dispatch.stop()
+        self._executor.stop_starting()
+        grace_s = (self._settings.shutdown_grace if grace_us is None else grace_us) / 1e6
+        try:
+            await asyncio.wait_for(asyncio.shield(self._drained()), grace_s)
+        except TimeoutError:
+            self._executor.stop_commands(at_once=False)
+            await self._drained()
+        await self._close()
+
+    @property
+    def running(self) -> int:
+        """How many commands are in progress."""
+        return self._executor.running
+
+    def stop_at_once(self) -> None:
+        """The second request to stop: commands in progress are killed now."""
+        self._executor.stop_commands(at_once=True)
+
+    async def _drained(self) -> None:
+        await self._dispatch.drained()
+
+    async def _close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._recheck is not None:
+            self._recheck.cancel()
+        self._alarm.close()
+        await self._processes.settle()
+        self._processes.close()
+        await self._tools.close()
+        self._writer.close()
+        if self._engine_id is not None:
+            self._ledger.note_alive(self._engine_id, self._clock.now(), self._clock.boottime_us(), stopped=True)
+
+    # -- what wakes the loop besides the alarm --
+
+    def doorbell(self) -> None:
+        """Somebody wrote to the ledger: look for requests, cancellations and pauses."""
+        self._keep(self._resync())
+
+    def files_changed(self) -> None:
+        """Definition files may have changed: read them again."""
+        self._keep(self._rescan())
+
+    async def _rescan(self) -> None:
+        async with self._scan_lock:
+            if self._stopping:
+                return
+            changes = await asyncio.to_thread(self.catalog.scan, self._clock.now())
+        self._apply_catalog(changes)
+        self._changed.set()
+
+    async def _resync(self) -> None:
+        async with self._resync_lock:
+            if self._stopping:
+                return
+            await asyncio.to_thread(self._load_pauses)
+            rows = await asyncio.to_thread(self._ledger.active_runs)
+            found = {row.id for row in rows}
+            for row in rows:
+                if row.state is State.RUNNING and row.cancel_asked_at is not None:
+                    self._executor.cancel(row.id)
+                elif row.state is State.PENDING and row.id not in self._tickets:
+                    await self._adopt(row)
+            for run_id in [run_id for run_id, ticket in self._tickets.items() if run_id not in found]:
+                await self._gone(run_id)
+
+    async def _adopt(self, row: RunRecord) -> None:
+        """A pending run that another process recorded: judge it, unless it was let through already."""
+        ticket = self._ticket_of(row)
+        if ticket is None:
+            return
+        active = tuple(self._active.get(row.definition_id, {}).values())
+        self._hold(ticket)
+        if row.granted_at is not None:
+            self._let_through([row.id])
+            return
+        action = decide_request(ticket.definition.policy, row.slot, active)
+        now = self._clock.now()
+        if isinstance(action, GiveUp):
+            self._release(ticket)
+            given_up = GivenUp(
+                run_id=row.id, state=action.state, reason=action.reason, at=now, blocked_by=action.blocked_by
+            )
+            await self._writer.write(RecordDecisions(at=now, given_up=[given_up]))
+        else:
+            written = await self._writer.write(RecordDecisions(at=now, regrant=[row.id]))
+            self._let_through(written.granted)
+
+    async def _gone(self, run_id: RunId) -> None:
+        """A ticket whose row another process has ended, by cancelling it; what waited behind it may go."""
+        row = self._ledger.run(run_id)
+        ticket = self._tickets.get(run_id)
+        if ticket is None or row is None or row.state in ACTIVE or ticket.is_granted:
+            return
+        timer = self._timers.pop(run_id, None)
+        if timer is not None:
+            timer.cancel()
+        self._release(ticket)
+        await self._regrant()
+
+    async def _regrant(self) -> None:
+        """Lets through whatever waits and may go: after a run was ended by another process."""
+        waiting = [run_id for run_id, ticket in self._tickets.items() if not ticket.is_granted]
+        written = await self._writer.write(RecordDecisions(at=self._clock.now(), regrant=waiting))
+        self._let_through(written.granted)
+
+    def _is_awaited(self, ticket: Ticket) -> bool:
+        """Whether anything may wait for what this run holds."""
+        name = ticket.definition.id
+        return (
+            ticket.has_permit
+            or name in self._queueing
+            or any(run.is_waiting for run in self._active.get(name, {}).values())
+        )
+
+    async def _housekeep(self) -> None:
+        """Once a minute: say that we are alive, look for changes nobody told us of; now and then prune."""
+        loop = asyncio.get_running_loop()
+        next_prune = loop.time() + 5 * HOUSEKEEPING_S
+        next_scan = loop.time() + self._settings.rescan_interval / 1e6
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            assert self._engine_id is not None
+            await asyncio.to_thread(
+                self._ledger.note_alive, self._engine_id, self._clock.now(), self._clock.boottime_us()
+            )
+            await self._resync()
+            if loop.time() >= next_scan:
+                await self._rescan()
+                next_scan = loop.time() + self._settings.rescan_interval / 1e6
+            if loop.time() >= next_prune:
+                await asyncio.to_thread(prune, self._ledger, self._settings, self._clock.now())
+                next_prune = loop.time() + PRUNE_EVERY_S
+
+    # -- the clock --
+
+    def _look_at_clock(self) -> None:
+        jump = self._watch.look()
+        if jump is not None:
+            self._apply_jump(jump)
+
+    def _apply_jump(self, jump: Jump) -> None:
+        """Remembers why nothing could start; after a step back, opens again what has not come yet."""
+        for gap in jump.gaps:
+            log.warning(
+                "nothing could start between %s and %s: %s",
+                to_datetime(gap.since),
+                to_datetime(gap.until),
+                gap.reason.value,
+            )
+            self._ledger.add_gap(gap.since, gap.until, gap.reason, jump.now)
+            self._gaps.append(gap)
+        if jump.went_back:
+            log.warning("the wall clock went back to %s", to_datetime(jump.now))
+            self._step_back(jump.now)
+
+    def _step_back(self, now: Instant) -> None:
+        gone: list[RunId] = []
+        shortened: list[tuple[RunId, Instant, int]] = []
+        for row in self._ledger.given_up_after(now):
+            if row.slot > now:
+                gone.append(row.id)
+                continue
+            trigger = self._trigger_of_version(row.version_hash)
+            last = None if trigger is None else trigger.last_before(Instant(now + 1), Instant(row.slot - 1))
+            if trigger is not None and last is not None:
+                shortened.append((row.id, last, trigger.count(Instant(row.slot - 1), Instant(now + 1))))
+        self._ledger.reopen(gone, shortened)
+        self._ledger.set_back_cursors(now)
+        for scheduled in self._scheduled.values():
+            if scheduled.cursor > now:
+                scheduled.cursor = now
+                self._push(scheduled, scheduled.trigger.after(now))
+
+    def _trigger_of_version(self, version_hash: str) -> Trigger | None:
+        definition = self._definition_of_version(VersionHash(version_hash))
+        return None if definition is None else trigger_of(definition.schedule)
+
+    # -- the catalog --
+
+    def _apply_catalog(self, changes: Changes) -> None:
+        """Brings the heap in line with what is in force."""
+        for name in changes.removed:
+            self._scheduled.pop(name, None)
+        cursors = None
+        for entry in changes.in_force:
+            definition = entry.definition
+            trigger = trigger_of(definition.schedule) if definition.enabled else None
+            if trigger is None:
+                self._scheduled.pop(definition.id, None)
+                continue
+            known = self._scheduled.get(definition.id)
+            if known is not None and known.entry.trigger_hash == entry.trigger_hash:
+                known.entry = entry
+                continue
+            if cursors is None:
+                cursors = self._ledger.cursors()
+            cursor = cursors.get((definition.id, entry.trigger_hash), self._clock.now())
+            scheduled = _Scheduled(entry=entry, trigger=trigger, cursor=cursor)
+            self._scheduled[definition.id] = scheduled
+            self._push(scheduled, trigger.after(cursor))
+        if changes.recheck_at is not None:
+            delay_s = max(0.05, (changes.recheck_at - self._clock.now()) / 1e6)
+            if self._recheck is not None:
+                self._recheck.cancel()
+            self._recheck = asyncio.get_running_loop().call_later(delay_s, self.files_changed)
+        if changes.in_force or changes.removed or changes.problems:
+            self._on_change(changes)
+
+    def _cursors_from_ledger(self) -> None:
+        """A last engine's clock may have been ahead: no cursor lies in the future."""
+        now = self._clock.now()
+        if any(scheduled.cursor > now for scheduled in self._scheduled.values()):
+            self._step_back(now)
+
+    # -- the heap --
+
+    def _push(self, scheduled: _Scheduled, due: Instant | None) -> None:
+        scheduled.due = due
+        if due is not None:
+            heapq.heappush(self._heap, (due, scheduled.entry.definition.id))
+
+    def next_due(self) -> Instant | None:
+        """The instant at which something is due next."""
+        while self._heap:
+            due, name = self._heap[0]
+            scheduled = self._scheduled.get(name)
+            if scheduled is not None and scheduled.due == due:
+                return due
+            heapq.heappop(self._heap)
+        return None
+
+    def upcoming(self) -> list[tuple[Instant, str]]:
+        """(when due, id) of every scheduled definition, in no order."""
+        return [(scheduled.due, name) for name, scheduled in self._scheduled.items() if scheduled.due is not None]
+
+    def _pop_due(self, now: Instant) -> list[_Scheduled]:
+        due: list[_Scheduled] = []
+        while len(due) < _MOST_PER_TICK:
+            head = self.next_due()
+            if head is None or head > now:
+                break
+            _, name = heapq.heappop(self._heap)
+            scheduled = self._scheduled[name]
+            scheduled.due = None
+            due.append(scheduled)
+        return due
+
+    # -- decisions --
+
+    async def _decide_and_record(
+        self, due: Sequence[_Scheduled], now: Instant, standing: dict[str, list[Standing]] | None = None
+    ) -> None:
+        rows: list[SlotRow] = []
+        cursors: list[CursorMove] = []
+        given_up: list[GivenUp] = []
+        regrant: list[RunId] = []
+        entries: dict[str, InForce] = {}
+        for scheduled in due:
+            entry = scheduled.entry
+            name = entry.definition.id
+            entries[name] = entry
+            decision = decide(self._situation(scheduled, now, (standing or {}).get(name, ())))
+            rows += self._rows(decision, entry, now, given_up, regrant)
+            if decision.cursor != scheduled.cursor:
+                cursors.append(CursorMove(definition_id=name, trigger_hash=entry.trigger_hash, slot=decision.cursor))
+                scheduled.cursor = decision.cursor
+            self._push(scheduled, decision.next_due_at)
+        if not (rows or cursors or given_up or regrant):
+            return
+        self._queueing = {row.definition_id for row in rows if row.state is State.PENDING and not row.is_granted}
+        written = await self._writer.write(
+            RecordDecisions(at=now, rows=rows, cursors=cursors, given_up=given_up, regrant=regrant)
+        )
+        for each in given_up:
+            ticket = self._tickets.get(each.run_id)
+            if ticket is not None:
+                self._release(ticket)
+        for row in rows:
+            run_id = written.recorded.get((row.definition_id, row.kind, row.slot, row.item_key, row.request_id))
+            if run_id is not None:
+                entry = entries[row.definition_id]
+                self._hold(
+                    Ticket(
+                        run_id=run_id,
+                        definition=entry.definition,
+                        version_hash=entry.version_hash,
+                        kind=row.kind,
+                        slot=row.slot,
+                        due_at=row.due_at,
+                        has_permit=row.permit_key is not None,
+                    )
+                )
+        self._queueing = set()
+        self._let_through(written.granted)
+
+    def _situation(self, scheduled: _Scheduled, now: Instant, standing: Sequence[Standing]) -> Situation:
+        definition = scheduled.entry.definition
+        judged_again = {each.run_id for each in standing}
+        active = self._active.get(definition.id)
+        return Situation(
+            definition_id=definition.id,
+            trigger=scheduled.trigger,
+            policy=definition.policy,
+            now=now,
+            cursor=scheduled.cursor,
+            active=[run for run in active.values() if run.run_id not in judged_again] if active else (),
+            standing=standing,
+            pauses=self._pauses.get(definition.id, ()),
+            gaps=self._gaps,
+        )
+
+    def _rows(
+        self, decision: Decision, entry: InForce, now: Instant, given_up: list[GivenUp], regrant: list[RunId]
+    ) -> Iterable[SlotRow]:
+        """The rows of a decision; slots recorded earlier go to `given_up` and `regrant`."""
+        definition = entry.definition
+        for action in decision.actions:
+            match action:
+                case StartRun(run_id=None):
+                    yield new_row(definition, entry.version_hash, action.slot, action.due_at, now, waits=action.waits)
+                case StartRun(run_id=run_id):
+                    assert run_id is not None
+                    regrant.append(run_id)
+                case GiveUp(run_id=None):
+                    yield SlotRow(
+                        definition_id=definition.id,
+                        kind=Kind.SCHEDULE,
+                        slot=action.first,
+                        last_slot=action.last,
+                        slot_count=action.count,
+                        version_hash=entry.version_hash,
+                        state=action.state,
+                        reason=action.reason,
+                        due_at=action.first,
+                        created_at=now,
+                        blocked_by=action.blocked_by,
+                    )
+                case GiveUp(run_id=run_id):
+                    assert run_id is not None
+                    given_up.append(GivenUp(run_id=run_id, state=action.state, reason=action.reason, at=now))
+
+    # -- runs in hand --
+
+    def _hold(self, ticket: Ticket) -> None:
+        self._tickets[ticket.run_id] = ticket
+        runs = self._active.setdefault(ticket.definition.id, {})
+        runs[ticket.run_id] = ActiveRun(run_id=ticket.run_id, is_waiting=not ticket.is_granted)
+
+    def _release(self, ticket: Ticket) -> None:
+        self._tickets.pop(ticket.run_id, None)
+        runs = self._active.get(ticket.definition.id)
+        if runs is not None:
+            runs.pop(ticket.run_id, None)
+            if not runs:
+                del self._active[ticket.definition.id]
+
+    def _let_through(self, granted: Iterable[RunId]) -> None:
+        """Hands runs that may start to the workers."""
+        unknown = False
+        for run_id in granted:
+            ticket = self._tickets.get(run_id)
+            if ticket is None:
+                unknown = True
+            elif not ticket.is_granted:
+                ticket.is_granted = True
+                self._hold(ticket)
+                self._dispatch.put(ticket)
+        if unknown:  # recorded by another process a moment ago: read it from the ledger
+            self.doorbell()
+
+    def _ended(self, ticket: Ticket, outcome: Outcome) -> None:
+        """An attempt is over and on disk."""
+        if outcome.written is None:
+            return  # given back at shutdown: still pending
+        end = outcome.end
+        if end is None or not outcome.written.done:
+            self._release(ticket)  # another process has ended it
+            self._keep(self._regrant())
+            return
+        if end.state is State.RETRY_WAIT:
+            assert end.due_at is not None
+            self._retry_later(ticket, end.due_at)
+        elif end.state is not State.PENDING:
+            self._release(ticket)
+        if end.pause is not None:
+            self._load_pauses()
+        self._let_through(outcome.written.granted)
+        self._on_end(ticket, outcome)
+
+    def _retry_later(self, ticket: Ticket, due_at: Instant) -> None:
+        ticket.is_granted = False
+        self._hold(ticket)
+        delay_s = max(0.0, (due_at - self._clock.now()) / 1e6)
+        self._timers[ticket.run_id] = asyncio.get_running_loop().call_later(
+            delay_s, lambda: self._keep(self._requeue(ticket))
+        )
+
+    async def _requeue(self, ticket: Ticket) -> None:
+        self._timers.pop(ticket.run_id, None)
+        written = await self._writer.write(Requeue(run_id=ticket.run_id, at=self._clock.now()))
+        if not written.done:
+            self._release(ticket)
+        self._let_through(written.granted)
+
+    # -- taking over from an earlier engine --
+
+    async def _take_over(self, left: Sequence[RunRecord]) -> None:
+        """Ends what still runs of a dead engine, and judges again what it had decided and not started."""
+        from activity_core.recover import end_survivors
+
+        if left:
+            self._ledger.ungrant_pending()
+        running = [row for row in left if row.state is State.RUNNING]
+        interrupted = await end_survivors(
+            running,
+            ledger_id=self._ledger_id,
+            boot_id=self._watch.boot_id,
+            ledger=self._ledger,
+            definition_of=self._definition_of_version,
+            writer=self._writer,
+            now=self._clock.now(),
+        )
+        standing: dict[str, list[Standing]] = {}
+        regrant: list[RunId] = []
+        gone: list[GivenUp] = []
+        now = self._clock.now()
+        for row in left:
+            if row.state is State.RUNNING and row.id not in interrupted:
+                continue
+            if not self._schedules:
+                continue  # what waits is for an engine that stays
+            ticket = self._ticket_of(row)
+            if ticket is None:
+                gone.append(GivenUp(run_id=row.id, state=State.CANCELLED, reason=Reason.ENGINE_DOWN, at=now))
+                continue
+            if row.state is State.RUNNING:
+                ticket.interruptions += 1
+            self._hold(ticket)
+            if row.state is State.RETRY_WAIT:
+                self._retry_later(ticket, row.due_at)
+            elif row.kind is Kind.SCHEDULE and ticket.attempt == 0:
+                if row.definition_id in self._scheduled:
+                    standing.setdefault(row.definition_id, []).append(Standing(run_id=row.id, slot=row.slot))
+                else:
+                    gone.append(GivenUp(run_id=row.id, state=State.MISSED, reason=Reason.ENGINE_DOWN, at=now))
+            else:
+                regrant.append(row.id)
+        for each in gone:
+            held = self._tickets.get(each.run_id)
+            if held is not None:
+                self._release(held)
+        if gone or regrant:
+            written = await self._writer.write(RecordDecisions(at=now, given_up=gone, regrant=regrant))
+            self._let_through(written.granted)
+        if standing:
+            await self._decide_and_record([self._scheduled[name] for name in standing], now, standing)
+
+    def _ticket_of(self, row: RunRecord) -> Ticket | None:
+        """A ticket for a row; None when no definition of that version can be had any more."""
+        definition = self._definition_of_version(row.version_hash, row.definition_id)
+        if definition is None:
+            return None
+        import json
+
+        kept = json.loads(row.context_json) if row.context_json else {}
+        return Ticket(
+            run_id=row.id,
+            definition=definition,
+            version_hash=row.version_hash,
+            kind=row.kind,
+            slot=row.slot,
+            due_at=row.due_at,
+            attempt=row.attempt,
+            interruptions=row.interruptions,
+            asked_by=row.asked_by,
+            context=kept if row.attempt else {},
+            has_permit=row.permit_key is not None,
+        )
+
+    def _definition_of_version(self, version_hash: VersionHash, name: str | None = None) -> Definition | None:
+        if name is not None:
+            entry = self.catalog.in_force.get(name)
+            if entry is not None and entry.version_hash == version_hash:
+                return entry.definition
+        from activity_core.catalog.load import restore
+
+        version = self._ledger.version(version_hash)
+        return None if version is None else restore(version.plain_json)
+
+    # -- small things --
+
+    def _load_pauses(self) -> None:
+        # a pause that ended matters for slots that were missed since; gaps and windows reach back that far
+        found: dict[str, list[Pause]] = {}
+        for record in self._ledger.pauses(after=Instant(self._clock.now() - 400 * DAY_US)):
+            found.setdefault(record.definition_id, []).append(Pause(since=record.since, until=record.until))
+        self._pauses = found
+
+    def _is_paused(self, name: str) -> bool:
+        return any(pause.until is None for pause in self._pauses.get(name, ()))
+
+    def _note_trouble(self, trouble: str | None) -> None:
+        self.trouble = trouble
+
+    def _clean_input_dir(self) -> None:
+        folder = self._settings.input_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in folder.iterdir():
+            left.unlink()
+
+    def _keep(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
+        task: asyncio.Task[object] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task of the engine failed", exc_info=task.exception())
+
+
+def new_row(
+    definition: Definition,
+    version_hash: VersionHash,
+    slot: Instant,
+    due_at: Instant,
+    now: Instant,
+    *,
+    waits: bool,
+    kind: Kind = Kind.SCHEDULE,
+    request_id: str = "",
+    asked_by: str | None = None,
+) -> SlotRow:
+    """A slot that is to be run, with what it must hold first. A `key_expr` that fails makes a failed row."""
+    concurrency = definition.instruction.concurrency
+    key, problem = None, None
+    if concurrency is not None:
+        key = concurrency.key
+        if concurrency.key_expr is not None:
+            try:
+                key = _permit_key(concurrency.key_expr, slot)
+            except ExpressionError as failure:
+                problem = f"concurrency.key_expr: {failure.message}"
+    return SlotRow(
+        definition_id=definition.id,
+        kind=kind,
+        slot=slot,
+        version_hash=version_hash,
+        state=State.PENDING if problem is None else State.FAILED,
+        reason=None if problem is None else Reason.RULE_FAILED,
+        detail=problem,
+        due_at=due_at,
+        created_at=now,
+        is_serial=definition.policy.overlap is not OverlapPolicy.ALLOW,
+        is_granted=problem is None and not waits and key is None and kind is Kind.SCHEDULE,
+        permit_key=key,
+        permit_limit=None if concurrency is None else concurrency.limit,
+        request_id=request_id,
+        asked_by=asked_by,
+    )
+
+
+def _permit_key(expression: str, slot: Instant) -> str:
+    value = compile_expression(expression, ("slot",)).evaluate({"slot": to_datetime(slot)})
+    if not isinstance(value, str) or not value or len(value) > 256:
+        raise ExpressionError(f"a permit key must be text of 1 to 256 characters, not {value!r}")
+    return value
+
+
+def prune(ledger: Ledger, settings: Settings, now: Instant) -> int:
+    """Applies the retention of the settings; how many runs it emptied."""
+    age = settings.history_max_age
+    found = ledger.prunable(
+        ended_before=None if age is None else Instant(now - age),
+        keep_per_definition=settings.history_max_runs,
+    )
+    ledger.prune(found, now)
+    return len(found)

@@ -1,0 +1,438 @@
+"""The ledger's writes as SQLAlchemy Core, for SQLite and Postgres alike.
+
+Every change of a run's state goes through `change_state`: an UPDATE that names the states it may leave,
+taken from the transition table, whose row count is the answer.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from activity_core.ledger.schema import attempts, cursors, notifications, output, pauses, runs
+from activity_core.run import ACTIVE, RunId, State, leaving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from activity_core.ports import EndRow, OutputChunk, ProcessRow, RecordDecisions, RolledOut, SlotRow, StartRow
+    from activity_plumbing.clock import Instant
+
+Identity = tuple[str, str, int, str, str]
+
+ACTIVE_STATES = tuple(sorted(state.value for state in ACTIVE))
+
+
+def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
+    """``INSERT … ON CONFLICT DO NOTHING`` in the connection's dialect."""
+    return _insert_or_ignore(connection.dialect.name, table)
+
+
+@lru_cache(maxsize=32)
+def _insert_or_ignore(dialect: str, table: sa.Table) -> Any:
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+@lru_cache(maxsize=32)
+def change_state(target: State, *columns: str) -> sa.Update:
+    """An UPDATE of one run (parameter ``run``) into `target`, setting `columns` (parameters ``new_<column>``)."""
+    return (
+        sa.update(runs)
+        .where(runs.c.id == sa.bindparam("run"), runs.c.state.in_([state.value for state in leaving(target)]))
+        .values(state=target.value, **{column: sa.bindparam(f"new_{column}") for column in columns})
+    )
+
+
+def insert_slots(connection: sa.Connection, rows: Sequence[SlotRow]) -> dict[Identity, RunId]:
+    """Inserts rows whose identity is free; the numbers of those that were new and are to be run."""
+    if not rows:
+        return {}
+    statement = _insert_returning(connection.dialect.name)
+    found = connection.execute(statement, [_slot_values(row) for row in rows])
+    return {
+        (row.definition_id, row.kind, row.slot, row.item_key, row.request_id): RunId(row.id)
+        for row in found
+        if row.state == "pending"
+    }
+
+
+@lru_cache(maxsize=4)
+def _insert_returning(dialect: str) -> Any:
+    return _insert_or_ignore(dialect, runs).returning(
+        runs.c.id,
+        runs.c.definition_id,
+        runs.c.kind,
+        runs.c.slot,
+        runs.c.item_key,
+        runs.c.request_id,
+        runs.c.state,
+    )
+
+
+def _slot_values(row: SlotRow) -> dict[str, object]:
+    return {
+        "definition_id": row.definition_id,
+        "kind": row.kind.value,
+        "slot": row.slot,
+        "item_key": row.item_key,
+        "request_id": row.request_id,
+        "last_slot": row.slot if row.last_slot is None else row.last_slot,
+        "slot_count": row.slot_count,
+        "version_hash": row.version_hash,
+        "state": row.state.value,
+        "reason": row.reason and row.reason.value,
+        "detail": row.detail,
+        "blocked_by": row.blocked_by,
+        "created_at": row.created_at,
+        "due_at": row.due_at,
+        "granted_at": row.created_at if row.is_granted else None,
+        "is_serial": row.is_serial,
+        "permit_key": row.permit_key,
+        "permit_limit": row.permit_limit,
+        "asked_by": row.asked_by,
+    }
+
+
+_MOVE_CURSOR = (
+    sa.update(cursors)
+    .where(cursors.c.definition_id == sa.bindparam("of"), cursors.c.trigger_hash == sa.bindparam("by"))
+    .values(slot=sa.bindparam("to"))
+)
+
+
+def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple[dict[Identity, RunId], list[RunId]]:
+    """Rows, cursors and second thoughts of one tick; new numbers, and the runs that may start at once."""
+    recorded = insert_slots(connection, write.rows)
+    if write.cursors:
+        moves = [{"of": move.definition_id, "by": move.trigger_hash, "to": move.slot} for move in write.cursors]
+        connection.execute(_MOVE_CURSOR, moves)
+    for each in write.given_up:
+        connection.execute(
+            change_state(each.state, "reason", "ended_at", "blocked_by"),
+            {
+                "run": each.run_id,
+                "new_reason": each.reason.value,
+                "new_ended_at": each.at,
+                "new_blocked_by": each.blocked_by,
+            },
+        )
+    granted = []
+    wanting: set[str] = set()
+    keys: set[str] = set()
+    for row in write.rows:
+        run_id = recorded.get((row.definition_id, row.kind, row.slot, row.item_key, row.request_id))
+        if run_id is None:
+            continue
+        if row.is_granted:
+            granted.append(run_id)
+        else:
+            wanting.add(row.definition_id)
+            if row.permit_key is not None:
+                keys.add(row.permit_key)
+    for run_id in write.regrant:
+        waiting = connection.execute(
+            sa.select(runs.c.definition_id, runs.c.permit_key).where(runs.c.id == run_id)
+        ).one_or_none()
+        if waiting is not None:
+            wanting.add(waiting.definition_id)
+            if waiting.permit_key is not None:
+                keys.add(waiting.permit_key)
+    if wanting or keys:
+        granted += grant(connection, wanting, keys, write.at)
+    return recorded, granted
+
+
+_rival = runs.alias("rival")
+_first = runs.alias("first")
+
+
+@lru_cache(maxsize=1)
+def _candidates() -> sa.Select[Any]:
+    """Runs that wait, oldest slot first; of a serial definition only its first, as the others cannot go before it."""
+    first_of_definition = (
+        sa.select(_first.c.id)
+        .where(
+            _first.c.definition_id == runs.c.definition_id,
+            _first.c.state == "pending",
+            _first.c.granted_at.is_(None),
+            _first.c.is_serial,
+        )
+        .order_by(_first.c.attempt.desc(), _first.c.slot, _first.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(
+            runs.c.id, runs.c.definition_id, runs.c.is_serial, runs.c.attempt, runs.c.permit_key, runs.c.permit_limit
+        )
+        .where(
+            runs.c.state == "pending",
+            runs.c.granted_at.is_(None),
+            runs.c.definition_id.in_(sa.bindparam("definitions", expanding=True))
+            | runs.c.permit_key.in_(sa.bindparam("keys", expanding=True)),
+            sa.not_(runs.c.is_serial) | (runs.c.id == first_of_definition),
+        )
+        .order_by(runs.c.slot, runs.c.id)
+    )
+
+
+_HELD = sa.select(sa.func.count()).where(
+    _rival.c.permit_key == sa.bindparam("key"),
+    (_rival.c.state == "running") | ((_rival.c.state == "pending") & _rival.c.granted_at.is_not(None)),
+)
+_HOLDER = (
+    sa.select(_rival.c.id)
+    .where(
+        _rival.c.definition_id == sa.bindparam("definition"),
+        _rival.c.id != sa.bindparam("me"),
+        _rival.c.state.in_(ACTIVE_STATES),
+        (_rival.c.state != "pending") | _rival.c.granted_at.is_not(None) | (_rival.c.attempt > 0),
+    )
+    .limit(1)
+)
+_GRANT = (
+    sa.update(runs)
+    .where(runs.c.id == sa.bindparam("run"), runs.c.state == "pending", runs.c.granted_at.is_(None))
+    .values(granted_at=sa.bindparam("at"))
+)
+
+
+def grant(connection: sa.Connection, definitions: Iterable[str], keys: Iterable[str], at: Instant) -> list[RunId]:
+    """Lets through what waits for these definitions or permit keys and has nothing in its way, FIFO by slot.
+
+    A serial run waits while its definition has another run in progress (one between two attempts counts); a
+    run with a permit key waits while `permit_limit` runs hold it. Permits are the run rows themselves.
+    """
+    granted = []
+    free: dict[str, int] = {}
+    names = {"definitions": sorted(set(definitions)), "keys": sorted(set(keys))}
+    for row in connection.execute(_candidates(), names).all():
+        is_first_attempt = row.attempt == 0
+        if row.is_serial and is_first_attempt:
+            holder = connection.execute(_HOLDER, {"definition": row.definition_id, "me": row.id}).scalar()
+            if holder is not None:
+                continue
+        key = row.permit_key
+        if key is not None:
+            held = free.get(key)
+            if held is None:
+                held = connection.execute(_HELD, {"key": key}).scalar_one()
+            free[key] = held
+            if held >= row.permit_limit:
+                continue
+            free[key] = held + 1
+        if connection.execute(_GRANT, {"run": row.id, "at": at}).rowcount == 1:
+            granted.append(RunId(row.id))
+    return granted
+
+
+_START_COLUMNS = (
+    "started_at",
+    "attempt",
+    "fence",
+    "engine_id",
+    "stage",
+    "context_json",
+    "rule_json",
+    "pid",
+    "pid_started",
+)
+
+
+def start_runs(connection: sa.Connection, starts: Sequence[StartRow]) -> list[bool]:
+    """Marks runs as running; per run whether it still was pending."""
+    return update_each(
+        connection,
+        change_state(State.RUNNING, *_START_COLUMNS),
+        [
+            {
+                "run": start.run_id,
+                "new_started_at": start.at,
+                "new_attempt": start.attempt,
+                "new_fence": start.fence,
+                "new_engine_id": start.engine_id,
+                "new_stage": "shell",
+                "new_context_json": start.context_json,
+                "new_rule_json": start.rule_json,
+                "new_pid": None,
+                "new_pid_started": None,
+            }
+            for start in starts
+        ],
+    )
+
+
+def update_each(connection: sa.Connection, statement: sa.Update, parameters: list[dict[str, object]]) -> list[bool]:
+    """Runs an UPDATE of single rows for each set of parameters; per set whether its row was changed.
+
+    All at once as long as every one succeeds; when the count falls short, once more one by one, which
+    tells who was refused. Repeating is safe: what succeeded has left the states it may leave.
+    """
+    if len(parameters) == 1:
+        return [connection.execute(statement, parameters[0]).rowcount == 1]
+    with connection.begin_nested() as savepoint:
+        if connection.execute(statement, parameters).rowcount == len(parameters):
+            return [True] * len(parameters)
+        savepoint.rollback()
+    return [connection.execute(statement, each).rowcount == 1 for each in parameters]
+
+
+_END_COLUMNS = (
+    "reason",
+    "detail",
+    "ended_at",
+    "duration_us",
+    "exit_status",
+    "signal",
+    "cpu_us",
+    "max_rss_bytes",
+    "stdout_bytes",
+    "stderr_bytes",
+)
+
+
+def end_run_values(write: EndRow) -> tuple[tuple[str, ...], dict[str, object]]:
+    """The columns that an end sets, and their parameters; equal columns can be written together."""
+    columns = list(_END_COLUMNS)
+    values: dict[str, object] = {
+        "run": write.run_id,
+        "new_reason": write.reason and write.reason.value,
+        "new_detail": write.detail,
+        "new_ended_at": write.at,
+        "new_duration_us": write.duration_us,
+        "new_exit_status": write.exit_status,
+        "new_signal": write.signal,
+        "new_cpu_us": write.cpu_us,
+        "new_max_rss_bytes": write.max_rss_bytes,
+        "new_stdout_bytes": write.stdout_bytes,
+        "new_stderr_bytes": write.stderr_bytes,
+    }
+    for column, value in (
+        ("stage", write.stage and write.stage.value),
+        ("context_json", write.context_json),
+        ("rule_json", write.rule_json),
+        ("due_at", write.due_at),
+    ):
+        if value is not None:
+            columns.append(column)
+            values[f"new_{column}"] = value
+    return tuple(columns), values
+
+
+def keep_attempt(connection: sa.Connection, write: EndRow) -> None:
+    """Copies the attempt that is ending out of the run's row, as another will take its place."""
+    facts = sa.select(
+        runs.c.id,
+        runs.c.attempt,
+        runs.c.fence,
+        runs.c.started_at,
+        *(sa.literal(value) for value in (write.at, _outcome(write))),
+        sa.literal(write.reason and write.reason.value, sa.Text),
+        sa.literal(write.detail, sa.Text),
+        sa.literal(write.exit_status, sa.Integer),
+        sa.literal(write.signal, sa.Integer),
+    ).where(runs.c.id == write.run_id, runs.c.state == "running")
+    connection.execute(sa.insert(attempts).from_select([column.name for column in attempts.columns], facts))
+    if write.state is State.PENDING:
+        count = {"interruptions": runs.c.interruptions + 1}
+        connection.execute(
+            sa.update(runs).where(runs.c.id == write.run_id, runs.c.state == "running").values(**count, granted_at=None)
+        )
+
+
+def _outcome(write: EndRow) -> str:
+    if write.state is State.PENDING:
+        return State.INTERRUPTED.value
+    return State.TIMED_OUT.value if write.reason == "timeout" else State.FAILED.value
+
+
+_REQUEUE = change_state(State.PENDING, "granted_at").where(runs.c.state == "retry_wait")
+
+
+def requeue(connection: sa.Connection, run_id: RunId) -> sa.Row[Any, Any] | None:
+    """A run whose delay is over becomes pending again; its definition and key, or None if it was not waiting."""
+    if connection.execute(_REQUEUE, {"run": run_id, "new_granted_at": None}).rowcount != 1:
+        return None
+    return connection.execute(sa.select(runs.c.definition_id, runs.c.permit_key).where(runs.c.id == run_id)).one()
+
+
+def add_notification(connection: sa.Connection, write: EndRow) -> None:
+    """Stores that people are to be told about this end."""
+    connection.execute(
+        sa.insert(notifications),
+        {
+            "run_id": write.run_id,
+            "definition_id": write.definition_id,
+            "state": write.state.value,
+            "summary": write.notify,
+            "created_at": write.at,
+        },
+    )
+
+
+def add_pause(connection: sa.Connection, definition_id: str, at: Instant, reason: str | None, by: str) -> bool:
+    """Pauses a definition; False when it was paused already."""
+    lasting = sa.select(pauses.c.id).where(pauses.c.definition_id == definition_id, pauses.c.until.is_(None))
+    if connection.execute(lasting).first() is not None:
+        return False
+    connection.execute(
+        sa.insert(pauses), {"definition_id": definition_id, "since": at, "reason": reason, "paused_by": by}
+    )
+    return True
+
+
+def write_output(connection: sa.Connection, chunks: Sequence[OutputChunk], rolled_out: Sequence[RolledOut]) -> None:
+    """Stores chunks (again without harm) and deletes those that have rolled out of their stream's tail."""
+    if chunks:
+        connection.execute(
+            insert_or_ignore(connection, output),
+            [
+                {
+                    "run_id": chunk.run_id,
+                    "attempt": chunk.attempt,
+                    "seq": chunk.seq,
+                    "stream": chunk.stream,
+                    "offset": chunk.offset,
+                    "data": chunk.data,
+                }
+                for chunk in chunks
+            ],
+        )
+    for gone in rolled_out:
+        connection.execute(
+            sa.delete(output).where(
+                output.c.run_id == gone.run_id,
+                output.c.attempt == gone.attempt,
+                output.c.stream == gone.stream,
+                output.c.seq.between(gone.first_seq, gone.last_seq),
+            )
+        )
+
+
+_NOTE_PROCESS = (
+    sa.update(runs)
+    .where(runs.c.id == sa.bindparam("run"), runs.c.state == "running")
+    .values(pid=sa.bindparam("new_pid"), pid_started=sa.bindparam("new_pid_started"))
+)
+
+
+def note_process(connection: sa.Connection, write: ProcessRow) -> bool:
+    """Records which process a running run is."""
+    values = {"run": write.run_id, "new_pid": write.pid, "new_pid_started": write.pid_started}
+    return connection.execute(_NOTE_PROCESS, values).rowcount == 1
+
+
+def permit_keys(connection: sa.Connection, run_ids: Sequence[RunId]) -> set[str]:
+    """The permit keys that these runs need or needed."""
+    rows = connection.execute(
+        sa.select(runs.c.permit_key).distinct().where(runs.c.id.in_(run_ids), runs.c.permit_key.is_not(None))
+    )
+    return set(rows.scalars())

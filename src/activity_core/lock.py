@@ -1,0 +1,67 @@
+"""One engine per state folder: an advisory lock that says who holds it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from activity_core.errors import ConfigurationError
+from activity_plumbing.clock import format_instant
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from activity_plumbing.clock import Instant
+
+
+class EngineLock:
+    """Held from `acquire` until `release` or the end of the process, however it ends (flock(2))."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def acquire(self, now: Instant) -> None:
+        """Takes the lock. Raises ConfigurationError naming the holder."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as failure:
+            holder = os.read(descriptor, 500).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise ConfigurationError(
+                f"{self._path.parent} is in use by another engine ({holder or 'it did not say which'});"
+                " stop that one, or use another state folder"
+            ) from failure
+        os.ftruncate(descriptor, 0)
+        text = f"pid {os.getpid()} on {socket.gethostname()} since {format_instant(now)}"
+        os.write(descriptor, text.encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Gives the lock back; safe to call twice."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def holder_of(path: Path) -> str | None:
+    """Who holds the lock, or None when nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.read(descriptor, 500).decode("utf-8", "replace").strip() or "an engine"
+    finally:
+        os.close(descriptor)
+    return None

@@ -1,0 +1,164 @@
+"""Finding and ending a command's whole tree of processes, those that left its session too.
+
+A process belongs to a run if it is in the run's session or group, descends from its first process, or carries
+the run's marks in its environment; then everything below it belongs as well. The engine is a subreaper
+(prctl(2), PR_SET_CHILD_SUBREAPER), so orphans stay below it and can be found and reaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from dataclasses import dataclass
+
+_PR_SET_CHILD_SUBREAPER = 36
+_FREEZE_ROUNDS = 50
+_KILL_ROUNDS = 400
+_POLL_S = 0.01
+_LONGEST_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """What /proc/PID/stat says (proc_pid_stat(5)); `started` in clock ticks since boot."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    started: int
+
+    @property
+    def is_alive(self) -> bool:
+        """False for zombies, which only wait to be reaped."""
+        return self.state not in "ZX"
+
+
+def become_subreaper() -> None:
+    """Makes orphaned descendants children of this process. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """One process, or None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except OSError:
+        return None
+    fields = line[line.rindex(b")") + 2 :].split()
+    return ProcessStat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def all_pids() -> list[int]:
+    """Every process number of the machine."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - on a hot path
+
+
+def snapshot() -> dict[int, ProcessStat]:
+    """Every process, by number."""
+    found = (read_stat(pid) for pid in all_pids())
+    return {stat.pid: stat for stat in found if stat is not None}
+
+
+def environment_of(pid: int) -> frozenset[bytes]:
+    """The ``NAME=value`` strings a process was started with; empty where they may not be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return frozenset(file.read().split(b"\0"))
+    except OSError:
+        return frozenset()
+
+
+def members(root: int, marks: frozenset[bytes]) -> dict[int, ProcessStat]:
+    """The living processes of a run. `root`: its first process (0: unknown); `marks`: its environment strings."""
+    processes = snapshot()
+    mine = os.getpid()
+    found = {
+        pid
+        for pid, stat in processes.items()
+        if pid != mine
+        and stat.is_alive
+        and ((root and root in (pid, stat.session, stat.group)) or (marks and marks <= environment_of(pid)))
+    }
+    children: dict[int, list[int]] = {}
+    for stat in processes.values():
+        children.setdefault(stat.parent, []).append(stat.pid)
+    queue = [*found, root] if root else list(found)
+    while queue:
+        for child in children.get(queue.pop(), ()):
+            if child not in found and child != mine:
+                found.add(child)
+                queue.append(child)
+    return {pid: processes[pid] for pid in found if processes[pid].is_alive}
+
+
+async def end_tree(root: int, marks: frozenset[bytes], grace_s: float) -> int:
+    """Ends a run's processes: asks with SIGTERM, waits up to `grace_s`, then stops all and kills all.
+
+    Returns how many had to be killed. Stopping first keeps a fork bomb from outrunning the kill.
+    """
+    for pid in members(root, marks):
+        _send(pid, signal.SIGTERM)
+        _send(pid, signal.SIGCONT)  # a stopped process would not see the request
+    deadline = asyncio.get_running_loop().time() + grace_s
+    pause = _POLL_S
+    while asyncio.get_running_loop().time() < deadline:
+        reap_group(root)
+        if not members(root, marks):
+            return 0
+        await asyncio.sleep(min(pause, max(0.0, deadline - asyncio.get_running_loop().time())))
+        pause = min(_LONGEST_POLL_S, pause * 1.5)
+    killed: set[int] = set()
+    for _ in range(_KILL_ROUNDS):
+        frozen: set[int] = set()
+        for _ in range(_FREEZE_ROUNDS):
+            fresh = members(root, marks).keys() - frozen
+            if not fresh:
+                break
+            for pid in fresh:
+                _send(pid, signal.SIGSTOP)
+            frozen |= fresh
+        if not frozen:
+            break
+        for pid in frozen:
+            _send(pid, signal.SIGKILL)
+        killed |= frozen
+        await asyncio.sleep(_POLL_S)
+        reap_group(root)
+    return len(killed)
+
+
+def reap_group(group: int) -> None:
+    """Collects dead orphans of a process group, so that they are not taken for the living."""
+    if not group:
+        return
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            # the group's leader is left to whoever waits for it
+            peek = os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if peek is None or peek.si_pid == group:
+                return
+            os.waitpid(peek.si_pid, os.WNOHANG)
+
+
+def group_is_alive(group: int) -> bool:
+    """True while any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

@@ -1,0 +1,1 @@
+"""state-hub: the registry of repos, and the workplans in them."""
