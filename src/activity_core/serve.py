@@ -52,6 +52,7 @@ async def _serve(
 ) -> None:
     engine = Engine(settings, ledger, clock, on_end=show.ended, on_change=show.changed)
     await engine.start()
+    await engine.tick()
     doorbell = Doorbell(settings.socket_path, engine.doorbell)
     watch = FolderWatch(settings.definitions, engine.files_changed)
     stopping = asyncio.Event()
