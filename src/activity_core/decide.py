@@ -246,7 +246,9 @@ def _judge_misfires(judge: _Judge, cursor: Instant, boundary: Instant, newest_la
 
 def _edges(situation: Situation, cursor: Instant, boundary: Instant) -> set[Instant]:
     """Upper ends (inclusive) of the stretches that are judged alike."""
-    ends = {Instant(boundary - 1), Instant(situation.now - situation.policy.window_us - 1)}
+    ends = {Instant(boundary - 1)}
+    if situation.policy.misfire is not MisfirePolicy.SKIP:
+        ends.add(Instant(situation.now - situation.policy.window_us - 1))
     stretches: list[Pause | Gap] = [*situation.pauses, *situation.gaps]
     for stretch in stretches:
         ends.add(stretch.since)

@@ -100,6 +100,7 @@ class Engine:
         self._scan_lock = asyncio.Lock()
         self._resync_lock = asyncio.Lock()
         self._stopping = False
+        self._only: RunId | None = None
         self.trouble: str | None = None
 
     # -- life --
@@ -220,6 +221,11 @@ class Engine:
 
     # -- what wakes the loop besides the alarm --
 
+    def serve_request(self, run_id: RunId) -> None:
+        """Judges and runs this request and nothing else: for an engine started without schedules."""
+        self._only = run_id
+        self.doorbell()
+
     def doorbell(self) -> None:
         """Somebody wrote to the ledger: look for requests, cancellations and pauses."""
         self._keep(self._resync())
@@ -246,7 +252,7 @@ class Engine:
             for row in rows:
                 if row.state is State.RUNNING and row.cancel_asked_at is not None:
                     self._executor.cancel(row.id)
-                elif row.state is State.PENDING and row.id not in self._tickets:
+                elif row.state is State.PENDING and row.id not in self._tickets and self._only in (None, row.id):
                     await self._adopt(row)
             for run_id in [run_id for run_id, ticket in self._tickets.items() if run_id not in found]:
                 await self._gone(run_id)
@@ -553,7 +559,7 @@ class Engine:
                 ticket.is_granted = True
                 self._hold(ticket)
                 self._dispatch.put(ticket)
-        if unknown:  # recorded by another process a moment ago: read it from the ledger
+        if unknown and self._only is None:  # recorded by another process a moment ago: read it from the ledger
             self.doorbell()
 
     def _ended(self, ticket: Ticket, outcome: Outcome) -> None:

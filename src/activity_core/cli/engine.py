@@ -122,16 +122,22 @@ async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: 
             name = find_definition_id(ledger, text)
             row = manual_row(ledger, name, request_id=uuid.uuid4().hex, asked_by=asked_by)
             run_id = ledger.add_request(row)
+            stopped = asyncio.Event()
+
+            def stop() -> None:
+                stopped.set()
+                engine.stop_at_once()
+
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, engine.stop_at_once)
-            engine.doorbell()
+                loop.add_signal_handler(number, stop)
+            engine.serve_request(run_id)
             printer = Printer(raw=False, only=None)
             while True:
                 found = ledger.run(run_id)
                 if not quiet:
                     printer.print(ledger.read_output(run_id, after=printer.last))
-                if found is None or found.ended_at is not None:
+                if found is None or found.state not in ACTIVE or stopped.is_set():
                     return run_id
                 ended.clear()
                 try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from activity_core.ledger.schema import attempts, cursors, notifications, output, pauses, runs
-from activity_core.run import ACTIVE, RunId, State, leaving
+from activity_core.run import ACTIVE, FINAL, RunId, State, leaving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -306,7 +306,7 @@ def end_run_values(write: EndRow) -> tuple[tuple[str, ...], dict[str, object]]:
         "run": write.run_id,
         "new_reason": write.reason and write.reason.value,
         "new_detail": write.detail,
-        "new_ended_at": write.at,
+        "new_ended_at": write.at if write.state in FINAL else None,
         "new_duration_us": write.duration_us,
         "new_exit_status": write.exit_status,
         "new_signal": write.signal,

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 LEDGER_FILE = "ledger.db"
 OUTPUT_FILE = "output.db"
 PRUNE_BATCH = 500
+VACUUM_PAGES = 2_000
 _FINAL_STATES = tuple(sorted(state.value for state in FINAL))
 
 
@@ -494,8 +495,11 @@ class Ledger:
                     .values(pruned_at=at, **emptied)
                 )
         if run_ids and self._output_engine.dialect.name == "sqlite":
-            with self._output_engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA incremental_vacuum(2000)").fetchall()
+            with self._output_engine.connect().execution_options(writes=True) as connection, connection.begin():
+                driver = connection.connection.cursor()
+                driver.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+                driver.fetchall()  # each step frees a page, so all must be fetched
+                driver.close()
 
 
 def version_hash_of(text: bytes) -> VersionHash:
