@@ -197,6 +197,11 @@ class Engine:
         """How many commands are in progress."""
         return self._executor.running
 
+    @property
+    def in_hand(self) -> int:
+        """How many runs are recorded and not over: waiting, in progress, or between two attempts."""
+        return len(self._tickets)
+
     def stop_at_once(self) -> None:
         """The second request to stop: commands in progress are killed now."""
         self._executor.stop_commands(at_once=True)

@@ -200,7 +200,7 @@ class _Builder:
         if isinstance(event, yaml.SequenceStartEvent):
             return [], True
         assert isinstance(event, yaml.ScalarEvent)
-        value = _scalar(event) if event.implicit[0] and event.style is None else event.value
+        value = _scalar(event) if event.implicit[0] and not event.style else event.value
         if event.anchor:
             self._anchors[event.anchor] = (value, 1)
         return value, False
@@ -227,7 +227,7 @@ class _Builder:
         if event.tag is not None and event.tag != "!":
             raise _Refused(mark, f"the tag {event.tag!r} is not allowed on a key")
         key = event.value
-        if event.style is None and _OLD_BOOLEAN.match(key):
+        if not event.style and _OLD_BOOLEAN.match(key):
             raise _Refused(mark, f'the key {key!r} is a boolean to YAML 1.1 programs; quote it: "{key}"')
         if key in mapping:
             first = self._document.keys_at[(*path, key)]
