@@ -20,6 +20,7 @@ from activity_core.definition.units import DURATION_PATTERN, SIZE_PATTERN, parse
 from activity_plumbing.clock import from_datetime, parse_instant, to_datetime
 
 MAX_CMD_CHARS = 65_536
+SHORTEST_GRACE_US = 1_000_000
 RESERVED_BINDS = frozenset({"slot", "event"})
 """Names that a rule always knows, so a bind may not take them."""
 
@@ -32,6 +33,12 @@ def _duration(text: str) -> str:
 def _positive_duration(text: str) -> str:
     if parse_duration_us(text) <= 0:
         raise ValueError("the duration must be longer than zero")
+    return text
+
+
+def _grace(text: str) -> str:
+    if parse_duration_us(text) < SHORTEST_GRACE_US:
+        raise ValueError("the grace must be at least 1s: no slot starts at the very microsecond it is due")
     return text
 
 
@@ -117,6 +124,7 @@ Duration = Annotated[
     Field(json_schema_extra={"pattern": DURATION_PATTERN, "examples": ["30s", "5m", "1h30m"]}),
     AfterValidator(_duration),
 ]
+Grace = Annotated[Duration, AfterValidator(_grace)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive_duration)]
 Size = Annotated[
     str, Field(json_schema_extra={"pattern": SIZE_PATTERN, "examples": ["512M", "1G"]}), AfterValidator(_size)
@@ -143,7 +151,7 @@ class _Timed(_Model):
     overlap_policy: Literal["skip", "queue_one", "queue_all", "replace", "allow"] | None = Field(
         None, description="overrides misfire_policy while a prior run of this definition is active"
     )
-    misfire_grace: Duration = Field("60s", description="this late still counts as on time")
+    misfire_grace: Grace = Field("60s", description="this late still counts as on time; at least 1s")
     catchup_window: Duration = Field("1d", description="older missed slots are recorded, never run")
     jitter: Duration = Field("0s", description="spreads starts by a hash of (id, slot)")
 
