@@ -37,23 +37,18 @@ class FolderWatch:
         self._stop.set()
 
     def _watch(self) -> None:
-        import watchfiles
+        from watchfiles._rust_notify import RustNotify  # documented as the "Rust backend"
 
         try:
-            for _ in watchfiles.watch(
-                *self._folders,
-                watch_filter=None,
-                stop_event=self._stop,
-                debounce=_SETTLE_MS,
-                step=_STEP_MS,
-                rust_timeout=_LOOK_UP_MS,
-                raise_interrupt=False,
-            ):
-                if self._stop.is_set() or self._loop.is_closed():
-                    return
-                self._loop.call_soon_threadsafe(self._on_change)
+            paths = [str(folder) for folder in self._folders]
+            with RustNotify(paths, False, False, 0, True, True) as notify:
+                self._tell()  # what was saved between the last look and now
+                while not self._stop.is_set():
+                    if notify.watch(_SETTLE_MS, _STEP_MS, _LOOK_UP_MS, self._stop) != "timeout":
+                        self._tell()
         except Exception as failure:  # inotify limits, a file system without notifications
-            log.warning(
-                "definition folders cannot be watched (%s); they are read again every rescan_interval",
-                failure,
-            )
+            log.warning("definition folders cannot be watched (%s); they are read again every rescan_interval", failure)
+
+    def _tell(self) -> None:
+        if not self._stop.is_set() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from calendar import monthrange
 from datetime import date, datetime, timedelta
-from functools import lru_cache
+from functools import cache
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -530,7 +530,7 @@ class Oracle:
         self.minutes, self.hours = values(minute, 0, 59), values(hour, 0, 23)
         self.months = values(month, 1, 12, MONTHS, 1)
         self.follows_elapsed_time = minute.startswith("*") or hour.startswith("*")
-        self.is_day = lru_cache(maxsize=None)(self._is_day)
+        self.is_day = cache(self._is_day)
 
     def _is_day(self, day: date) -> bool:
         by_month = any(is_day_of_month(term, day) for term in self.day_of_month.split(","))
@@ -569,7 +569,7 @@ class Oracle:
         return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def changes(zone: str) -> tuple[Instant, ...]:
     """The instants of 2019 to 2031 at which a zone's offset changes."""
     time_zone, day, found = ZoneInfo(zone), parse_instant("2019-01-01"), []
@@ -655,7 +655,7 @@ def windows(draw: st.DrawFn, zone: str, longest_us: int) -> tuple[Instant, Insta
     return Instant(after), Instant(after + length_us + draw(beside))
 
 
-@settings(deadline=None, max_examples=350)
+@settings(deadline=None, max_examples=500)
 @given(schedules(), st.data())
 def test_the_next_slot_is_the_one_that_a_walk_through_every_minute_finds(
     schedule: tuple[str, str], data: st.DataObject
@@ -673,7 +673,7 @@ def test_the_next_slot_is_the_one_that_a_walk_through_every_minute_finds(
         assert following is None or following >= before
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=400)
 @given(schedules(), st.data())
 def test_the_last_slot_is_the_one_that_a_walk_through_every_minute_finds(
     schedule: tuple[str, str], data: st.DataObject
@@ -684,7 +684,7 @@ def test_the_last_slot_is_the_one_that_a_walk_through_every_minute_finds(
     assert cron(expression, zone).last_before(before, after) == (expected[-1] if expected else None)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=400)
 @given(schedules(), st.data())
 def test_the_last_slot_is_where_the_forward_steps_end(schedule: tuple[str, str], data: st.DataObject) -> None:
     expression, zone = schedule
@@ -694,7 +694,7 @@ def test_the_last_slot_is_where_the_forward_steps_end(schedule: tuple[str, str],
     assert trigger.last_before(before, after) == (slots[-1] if slots else None)
 
 
-@settings(deadline=None, max_examples=350)
+@settings(deadline=None, max_examples=500)
 @given(schedules(months=ANY_MONTH), st.data())
 def test_the_count_is_the_number_of_forward_steps(schedule: tuple[str, str], data: st.DataObject) -> None:
     expression, zone = schedule

@@ -117,7 +117,7 @@ def test_all_three_answers_agree_with_a_walk_from_the_anchor(case: tuple[int, in
     distance, anchor, after, before = case
     expected = brute(distance, anchor, after, before)
     trigger = every(distance, anchor)
-    found = []
+    found: list[Instant] = []
     slot = trigger.after(after)
     while slot is not None and slot < before:
         assert slot > (found[-1] if found else after)
