@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SETTLE_MS = 150
-_STEP_MS = 50
+_SETTLE_MS = 400
+_STEP_MS = 200  # the watcher wakes this often even when nothing happens: twenty times a second would be seen
 _LOOK_UP_MS = 3_600_000  # only bounds how long the thread sleeps; it wakes for changes and for the stop event
 
 

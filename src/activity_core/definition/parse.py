@@ -54,15 +54,18 @@ def _problem(document: Document, error: ErrorDetails) -> Problem:
     path, is_key = _place(document, error["loc"])
     kind, context = error["type"], error.get("ctx", {})
     message = error["msg"]
+    said_of = path
     if kind == "extra_forbidden":
-        is_key = True
+        is_key, said_of = True, path[:-1]
         message = f"unknown key {str(path[-1])!r}{nearest(str(path[-1]), _known_keys(document, path[:-1]))}"
     elif kind == "missing":
         hint = _MISSING_HINTS.get(tuple(str(part) for part in path), "")
         message = f"the key {str(path[-1])!r} is missing" + (f"; {hint}" if hint else "")
         path, is_key = path[:-1], True
+        said_of = path
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         path, message, is_key = _union(document, path, context)
+        said_of = path
     elif kind in ("literal_error", "enum"):
         found = _value(document, path)
         options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
@@ -78,7 +81,7 @@ def _problem(document: Document, error: ErrorDetails) -> Problem:
         message = f"must be {message.removeprefix('a valid ')}"
     else:
         message = _lower(message)
-    return document.problem(path, f"{_dotted(path)}{message}", at_key=is_key)
+    return document.problem(path, f"{_dotted(said_of)}{message}", at_key=is_key)
 
 
 def _union(document: Document, path: Path, context: dict[str, Any]) -> tuple[Path, str, bool]:
