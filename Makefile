@@ -26,7 +26,7 @@ install: $(READY) ## Install everything into .venv
 
 .PHONY: run
 run: $(READY) ## Make a fleet of git repos in .run/ and keep it in order
-	$(BIN)/python scripts/run_demo.py
+	@$(BIN)/python scripts/run_demo.py
 
 .PHONY: test
 test: check ## Check everything and run every test
