@@ -182,3 +182,14 @@ def test_a_text_that_is_no_size_is_refused_with_an_example(text: str) -> None:
 @given(st.integers(0, 100_000), st.sampled_from((("", 0), ("K", 1), ("M", 2), ("G", 3), ("T", 4))))
 def test_any_whole_size_is_exact(count: int, unit: tuple[str, int]) -> None:
     assert parse_size(f"{count}{unit[0]}") == count * 1024 ** unit[1]
+
+
+@pytest.mark.parametrize(("us", "text"), [(999_999, "1s"), (999_500, "1s"), (59_999_999, "1m")])
+def test_a_duration_just_below_the_next_unit_is_shown_in_it(us: int, text: str) -> None:
+    assert format_duration(us) == text
+
+
+@pytest.mark.parametrize("text", ["512\n", "1G\n"])
+def test_a_size_with_a_line_break_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(text)

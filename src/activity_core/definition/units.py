@@ -49,9 +49,9 @@ def format_duration(duration_us: int) -> str:
     """
     if duration_us < 0:
         return "-" + format_duration(-duration_us)
-    if duration_us < 1_000_000:
+    if duration_us < 999_500:
         return f"{duration_us / 1000:.3g}ms" if duration_us else "0s"
-    if duration_us < 60_000_000:
+    if duration_us < 59_950_000:
         return f"{duration_us / 1e6:.3g}s"
     seconds = round(duration_us / 1e6)
     parts = []
@@ -68,7 +68,7 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5K")
     1536
     """
-    if not re.match(SIZE_PATTERN, text):
+    if not re.fullmatch(SIZE_PATTERN.strip("^$"), text):
         raise ValueError(f"{text!r} is not a size; write for example 512M or 1G")
     unit = text[-1] if text[-1].isalpha() else ""
     return round(float(text.removesuffix(unit)) * _SIZES[unit])
