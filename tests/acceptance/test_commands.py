@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import wait_for
+from tests.acceptance.homes import wait_for
 
 from activity_core.run import State
 
 if TYPE_CHECKING:
-    from conftest import Home
+    from tests.acceptance.homes import Home
 
 YEARLY = "trigger: {trigger_type: cron, cron_expression: '@yearly', timezone: Europe/Berlin}\n"
 ECHO = YEARLY + "instruction: {kind: shell, cmd: 'echo hello; echo problem >&2'}\n"

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CLEAN, FORKER, Home, wait_for
+from tests.acceptance.homes import CLEAN, FORKER, Home, wait_for
 
 from activity_core.run import Kind, State
 from activity_core.shell.tree import all_pids, environment_of
@@ -42,6 +42,10 @@ def start(forker: subprocess.Popen[str], home: Home) -> int:
     return int(forker.stdout.readline())
 
 
+def wait_until_ready(home: Home, size: int) -> None:
+    wait_for(lambda: b"ready after" in home.log.read_bytes()[size:], "ready")
+
+
 def end(forker: subprocess.Popen[str], pid: int, number: signal.Signals) -> None:
     os.kill(pid, number)
     assert forker.stdout is not None
@@ -67,12 +71,12 @@ def test_fifty_kills_lose_no_slot_and_run_none_twice(home: Home, forker: subproc
         size = home.log.stat().st_size
         pid = start(forker, home)
         if chance.random() < 0.8:
-            wait_for(lambda size=size: b"ready after" in home.log.read_bytes()[size:], "ready")
+            wait_until_ready(home, size)
         time.sleep(chance.uniform(0.0, 0.3))  # the instant of the kill is what is being varied
         end(forker, pid, signal.SIGKILL)
     size = home.log.stat().st_size
     pid = start(forker, home)
-    wait_for(lambda: b"ready after" in home.log.read_bytes()[size:], "ready")
+    wait_until_ready(home, size)
     ledger = home.ledger()
 
     def caught_up() -> bool:
@@ -132,7 +136,10 @@ def test_survivors_of_a_killed_engine_are_ended_by_the_next_one(home: Home) -> N
         home.run("run", "t.long", "--detach", check=True)
         ledger = home.ledger()
         marked = f"ACTIVITY_LEDGER={ledger.identity()}".encode()
-        alive = lambda: [pid for pid in all_pids() if marked in environment_of(pid)]  # noqa: E731
+
+        def alive() -> list[int]:
+            return [pid for pid in all_pids() if marked in environment_of(pid)]
+
         wait_for(lambda: len(alive()) >= 3, "the command and its daemon")
         process.kill()
         process.wait()

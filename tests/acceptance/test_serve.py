@@ -10,12 +10,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from conftest import CLEAN, COMMAND, wait_for
+from tests.acceptance.homes import CLEAN, COMMAND, wait_for
 
 from activity_core.run import Kind, State
 
 if TYPE_CHECKING:
-    from conftest import Home
+    from tests.acceptance.homes import Home
 
 YEARLY = "trigger: {trigger_type: cron, cron_expression: '@yearly'}\n"
 
