@@ -513,6 +513,7 @@ def test_everything_wrong_in_one_file_is_told_in_the_order_of_its_lines() -> Non
             "'60 parsecs' is not a duration; write for example 30s, 5m, 1h30m or 7d",
             id="duration",
         ),
+        pytest.param(text_of(trigger=cron("misfire_grace: 999ms")), 2, "999ms", "at least 1s", id="grace"),
         pytest.param(
             text_of(trigger="{trigger_type: interval, every: 0s}"), 2, "0s", "longer than zero", id="no time at all"
         ),
