@@ -316,6 +316,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         next_prune = loop.time() + 5 * HOUSEKEEPING_S
         next_scan = loop.time() + self._settings.rescan_interval / 1e6
+        await asyncio.to_thread(self.catalog.note_origins)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             assert self._engine_id is not None
@@ -325,6 +326,7 @@ class Engine:
             await self._resync()
             if loop.time() >= next_scan:
                 await self._rescan()
+                await asyncio.to_thread(self.catalog.note_origins)
                 next_scan = loop.time() + self._settings.rescan_interval / 1e6
             if loop.time() >= next_prune:
                 await asyncio.to_thread(prune, self._ledger, self._settings, self._clock.now())

@@ -34,7 +34,9 @@ class DefinitionError(ActivityCoreError):
     """For the author of a definition: everything found wrong in one file, in the order of its lines."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: (p.path, p.line, p.column)))
+        self.problems: tuple[Problem, ...] = tuple(
+            sorted(problems, key=lambda p: (p.path, p.line, p.column, p.message))
+        )
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -25,6 +25,9 @@ MAX_TEXT_CHARS = 1 << 20
 _TIMESTAMPS = frozenset({"slot"})
 _COMPILED_KEPT = 2_000
 
+MAX_ADDITIONS = 16
+_STRINGS = re.compile(r"""[rR]?[bB]?[rR]?(\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""", re.DOTALL)
+_MACROS = re.compile(r"\b(map|filter|all|exists|exists_one|transformList|transformMap|transformMapEntry)\s*\(")
 _POSITION = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']+)'")
 
@@ -76,10 +79,45 @@ def compile_expression(text: str, names: Iterable[str]) -> Expression:
 
 @lru_cache(maxsize=_COMPILED_KEPT)
 def _compiled(text: str, names: tuple[str, ...]) -> Expression:
+    _refuse_amplifiers(text)
     try:
         return Expression(text, _environment(names).compile(text))
     except RuntimeError as failure:
-        raise _compile_error(str(failure), names) from None
+        raise _compile_error(text, str(failure), names) from None
+    except (TypeError, ValueError) as failure:  # text that is no UTF-8
+        raise ExpressionError(str(failure)) from failure
+
+
+def _refuse_amplifiers(text: str) -> None:
+    """Refuses what could make gigabytes of text: many concatenations, and any inside a loop.
+
+    The library bounds iterations and recursion, not memory. Sixteen ``+`` outside of loops make at most
+    seventeen times the largest input; ``list.map(x, a + a)`` doubles it as often as it is written.
+    """
+    bare = _STRINGS.sub(lambda found: "_" * len(found[0]), text)
+    additions = [match.start() for match in re.finditer(r"\+", bare)]
+    if len(additions) > MAX_ADDITIONS:
+        raise ExpressionError(f"more than {MAX_ADDITIONS} additions in one expression", line=1, column=1)
+    for macro in _MACROS.finditer(bare):
+        end = _closing(bare, macro.end() - 1)
+        if any(macro.end() <= at < end for at in additions):
+            raise ExpressionError(
+                f"an addition inside {macro[1]}() is not allowed, as it can use up the memory",
+                line=1,
+                column=macro.start(1) + 1,
+            )
+
+
+def _closing(text: str, opening: int) -> int:
+    depth = 0
+    for at in range(opening, len(text)):
+        if text[at] == "(":
+            depth += 1
+        elif text[at] == ")":
+            depth -= 1
+            if depth == 0:
+                return at
+    return len(text)
 
 
 @lru_cache(maxsize=256)
@@ -87,7 +125,7 @@ def _environment(names: tuple[str, ...]) -> Any:
     return cel.NewEnv(variables={name: cel.Type.TIMESTAMP if name in _TIMESTAMPS else cel.Type.DYN for name in names})
 
 
-def _compile_error(said: str, names: tuple[str, ...]) -> ExpressionError:
+def _compile_error(text: str, said: str, names: tuple[str, ...]) -> ExpressionError:
     found = _POSITION.search(said)
     if found is None:
         return ExpressionError(_without_status(said))
@@ -97,6 +135,10 @@ def _compile_error(said: str, names: tuple[str, ...]) -> ExpressionError:
         from activity_core.definition.nearest import nearest
 
         name = undeclared[1].split(".")[0]
+        place = re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text)  # the library points at the last dot
+        if place is not None:
+            line = text.count("\n", 0, place.start()) + 1
+            column = place.start() - (text.rfind("\n", 0, place.start()) + 1) + 1
         hint = nearest(name, names) or "; no names are declared"
         message = f"the name {name!r} is not declared{hint}"
     else:
@@ -134,9 +176,10 @@ def evaluate_all(expressions: Iterable[Expression], names: Mapping[str, object])
 
 
 def refuse_oversized(name: str, value: object) -> None:
-    """Raises ExpressionError for a value too deep or too large to hand to the evaluator.
+    """Raises ExpressionError for a value too deep, too large or too odd to hand to the evaluator.
 
-    Limits: 100 levels, 200,000 values, 1 Mi characters of text in all.
+    Limits: 100 levels, 200,000 values, 1 Mi characters of text in all, no NUL in any text. Whatever comes from
+    outside must pass here before `Expression.evaluate` sees it.
     """
     nodes = characters = 0
     level: list[object] = [value]
@@ -150,9 +193,13 @@ def refuse_oversized(name: str, value: object) -> None:
             nodes += 1
             if isinstance(item, str):
                 characters += len(item)
+                if "\0" in item:  # the library would cut the text there and compare the rest only
+                    raise ExpressionError(f"the value of {name!r} holds a NUL character")
             elif isinstance(item, dict):
                 below.extend(item.values())
                 characters += sum(len(key) for key in item if isinstance(key, str))
+                if any("\0" in key for key in item if isinstance(key, str)):
+                    raise ExpressionError(f"the value of {name!r} has a key with a NUL character")
             elif isinstance(item, (list, tuple)):
                 below.extend(item)
         if nodes + len(below) > MAX_VALUE_NODES or characters > MAX_TEXT_CHARS:

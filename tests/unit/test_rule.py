@@ -235,10 +235,10 @@ NESTED = "l.{0}(a, l.{0}(b, l.{0}(c, l.{0}(d, {1}))))"
 @pytest.mark.parametrize(
     "text",
     [
-        NESTED.format("all", "a + b + c + d >= 0"),
-        NESTED.format("exists", "a + b + c + d < 0"),
-        NESTED.format("map", "a + b + c + d") + ".size() == 40",
-        NESTED.format("all", "a + b + c + d >= 0").replace("l.", f"{FORTY}."),
+        NESTED.format("all", "a * b * c * d >= 0"),
+        NESTED.format("exists", "a * b * c * d < 0"),
+        NESTED.format("map", "a * b * c * d") + ".size() == 40",
+        NESTED.format("all", "a * b * c * d >= 0").replace("l.", f"{FORTY}."),
     ],
 )
 def test_a_loop_in_a_loop_in_a_loop_in_a_loop_is_an_error_soon(text: str) -> None:
@@ -307,3 +307,35 @@ def test_a_value_with_too_much_text_is_refused(one_more: object) -> None:
     refuse_oversized("hub", "x" * MAX_TEXT_CHARS)
     with pytest.raises(ExpressionError, match="'hub' is too large for a rule"):
         refuse_oversized("hub", one_more)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "['aaaaaaaaaaaaaaaa']" + ".map(a,a+a)" * 22 + ".size()==1",
+        "[l].map(a, a+a).size() == 1",
+        "l.exists(a, size(s + s) > 1)",
+        "l.all (a, ('+' + s) != '')",
+        " + ".join(["s"] * 18) + " == ''",
+    ],
+)
+def test_what_could_use_up_the_memory_by_adding_is_refused_when_compiled(text: str) -> None:
+    with pytest.raises(ExpressionError, match="addition"):
+        compile_expression(text, ["l", "s"])
+
+
+def test_a_plus_inside_text_is_no_addition() -> None:
+    assert compile_expression("l.exists(a, a == 'c++') && l.all(b, b != \"+\")", ["l"]).evaluate({"l": ["c++"]}) is True
+
+
+def test_text_with_a_nul_is_refused_because_the_library_would_cut_it() -> None:
+    for value in ("ok\0evil", {"a\0": 1}, [["\0"]]):
+        with pytest.raises(ExpressionError, match="NUL"):
+            refuse_oversized("x", value)
+
+
+def test_an_undeclared_name_with_a_field_is_pointed_at_where_it_starts() -> None:
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression("hub.x == 1 && hbu.status.code == 'ok'", ["hub"])
+    assert (caught.value.line, caught.value.column) == (1, 15)
+    assert "did you mean 'hub'?" in caught.value.message

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from activity_core.catalog.load import LOADER, content_hash, load, read_file, restore, trigger_hash_of
-from activity_core.catalog.origin import git_origins
+from activity_core.catalog.origin import git_origins, is_in_git
 from activity_core.definition.model import Definition, DefinitionId, VersionHash
 from activity_core.errors import DefinitionError, Problem
 from activity_core.ledger.records import CatalogEvent, DefinitionRecord, VersionRecord
@@ -104,7 +104,7 @@ class Catalog:
         outcome = _Outcome()
         before = dict(self.in_force)
         problems: dict[str, list[Problem]] = {
-            path: list(file.problems) for path, file in self._files.items() if file.problems
+            file.problems[0].path: list(file.problems) for file in self._files.values() if file.problems
         }
         problems.update(self._folder_problems())
         recheck_at = self._settle(fresh, now, outcome, problems)
@@ -127,6 +127,15 @@ class Catalog:
             problems={path: self.problems.get(path, ()) for path in changed_problems},
             recheck_at=recheck_at,
         )
+
+    def note_origins(self) -> int:
+        """Finds the commits of versions that were loaded before they were committed; how many it found."""
+        found = {Path(version.path): version for version in self._ledger.versions_without_commit()}
+        in_git = {path: version.text for path, version in found.items() if is_in_git(path)}
+        origins = git_origins(in_git) if in_git else {}
+        if origins:
+            self._ledger.note_origins([(found[path].hash, *origin) for path, origin in origins.items()])
+        return len(origins)
 
     # -- reading --
 
@@ -155,12 +164,19 @@ class Catalog:
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(entry.path)
                         elif entry.name.endswith(_SUFFIXES):
-                            status = entry.stat(follow_symlinks=False)
-                            yield entry.path, (status.st_mtime_ns, status.st_size, status.st_ino)
+                            signature = _signature(entry)
+                            if signature is not None:
+                                yield entry.path, signature
             except OSError:
                 continue  # told by _folder_problems, or gone between two looks
 
     def _read(self, path: str, signature: tuple[int, int, int], fresh: dict[str, _Fresh]) -> _File:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            shown = path.encode("utf-8", "backslashreplace").decode()
+            problem = Problem(path=shown, line=0, column=0, message="the file's name is not UTF-8; rename it")
+            return _File(signature, problems=(problem,))
         try:
             text = read_file(Path(path))
             version_hash = content_hash(text)
@@ -212,11 +228,15 @@ class Catalog:
                     self._absent_since.pop(name, None)
                     winner: str | None = holder.path
                 elif holder.path in self._files and self._files[holder.path].claims is None:
+                    self._absent_since.pop(name, None)
                     self._keep_last_good(holder, problems)
                     winner = holder.path
+                elif self._is_first and len(claimants) == 1:
+                    winner = claimants[0]  # moved while nobody looked
                 elif (due := self._absence_ends(holder, now)) is not None:
                     recheck.append(due)
-                    self._keep_last_good(holder, problems)
+                    if not self._is_first:  # what was away before this start may be gone for good: it waits, unrun
+                        self._keep_last_good(holder, problems)
                     winner = holder.path
                 else:
                     self._absent_since.pop(name, None)
@@ -234,11 +254,13 @@ class Catalog:
 
     def _absence_ends(self, holder: DefinitionRecord, now: Instant) -> Instant | None:
         """When the holder's file will have been away long enough; None when it has been, or claims another id."""
-        if holder.path in self._files or self._is_first:
+        if holder.path in self._files or not any(Path(holder.path).is_relative_to(each) for each in self._folders):
             return None
         since = self._absent_since.setdefault(holder.id, now)
+        if since > now:  # the clock went back
+            since = self._absent_since[holder.id] = now
         due = Instant(since + ABSENCE_US)
-        return due if since <= now < due else None
+        return due if now < due else None
 
     def _refusal(self, name: str, path: str, winner: str | None, claimants: list[str]) -> Problem:
         if winner is not None:
@@ -284,9 +306,15 @@ class Catalog:
         elif current is not None and current.version_hash == file.version_hash:
             definition = current.definition
         else:  # read in an earlier scan and refused then, because another file held the id
-            loaded = load(read_file(Path(path)), path)
+            try:
+                text = read_file(Path(path))
+                loaded = load(text, path)
+            except DefinitionError:
+                return  # it changed since; the next scan says how
+            if content_hash(text) != file.version_hash or loaded.definition.id != name:
+                return
             definition = loaded.definition
-            fresh[file.version_hash] = _Fresh(definition, loaded.plain_json, read_file(Path(path)))
+            fresh[file.version_hash] = _Fresh(definition, loaded.plain_json, text)
         trigger_hash = trigger_hash_of(definition.schedule) if definition.enabled else ""
         self.in_force[name] = InForce(
             definition=definition, version_hash=file.version_hash, path=path, trigger_hash=trigger_hash
@@ -420,3 +448,12 @@ class Catalog:
                 outcome.holders.append(record)
         self._told = self.problems = told
         return changed
+
+
+def _signature(entry: os.DirEntry[str]) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None for one that went away between two looks."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -46,10 +46,11 @@ def read_file(path: Path) -> bytes:
         raise DefinitionError(
             [Problem(path=str(path), line=0, column=0, message=f"cannot be read: {said}")]
         ) from failure
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise DefinitionError([Problem(path=str(path), line=0, column=0, message="not a plain file")])
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise DefinitionError([Problem(path=str(path), line=0, column=0, message="not a plain file")])
         if status.st_size > MAX_BYTES:
             message = f"the file has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read"
             raise DefinitionError([Problem(path=str(path), line=0, column=0, message=message)])
@@ -123,6 +124,8 @@ def _expression_problems(definition: Definition, document: Document, text: bytes
                 f"the bind {query.bind!r} is taken by query {seen[query.bind] + 1}",
             )
         seen.setdefault(query.bind, index)
+    if definition.for_each is not None and definition.for_each.name in seen:
+        yield document.problem(("for_each", "as"), f"the name {definition.for_each.name!r} is a bind already")
     for place, expression, names in _expressions(definition):
         try:
             compile_expression(expression, names)

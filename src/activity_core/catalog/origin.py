@@ -31,6 +31,11 @@ def blob_of(text: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(text) + text, usedforsecurity=False).hexdigest()
 
 
+def is_in_git(path: Path) -> bool:
+    """True when the file lies in a git work tree, without starting git."""
+    return any((folder / ".git").exists() for folder in path.parents)
+
+
 def git_origins(files: Mapping[Path, bytes]) -> dict[Path, tuple[str, str]]:
     """(commit, blob) of each file whose content is what HEAD holds; others are left out. Never raises."""
     origins: dict[Path, tuple[str, str]] = {}

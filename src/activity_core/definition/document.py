@@ -113,14 +113,27 @@ def read_document(text: bytes, path: str) -> Document:
     except _Refused as refusal:
         raise DefinitionError([_at(path, refusal.mark, refusal.message)]) from None
     except yaml.YAMLError as failure:
-        mark = getattr(failure, "problem_mark", None)
-        said = getattr(failure, "problem", None) or str(failure)
-        if "\\t" in said or "cannot start any token" in said:
-            said += "; YAML indents with spaces, never with tabs"
-        raise DefinitionError([_at(path, mark, f"not valid YAML: {said}")]) from failure
+        raise DefinitionError([_syntax_problem(path, decoded, failure)]) from failure
     finally:
         loader.dispose()
     return document
+
+
+def _syntax_problem(path: str, text: str, failure: yaml.YAMLError) -> Problem:
+    mark = getattr(failure, "problem_mark", None)
+    said = str(getattr(failure, "problem", None) or getattr(failure, "reason", None) or failure)
+    position = getattr(failure, "position", None)
+    if mark is None and isinstance(position, int):  # a character that YAML does not allow at all
+        line = text.count("\n", 0, position) + 1
+        column = position - (text.rfind("\n", 0, position) + 1) + 1
+        return Problem(path=path, line=line, column=column, message=f"not valid YAML: {said}")
+    problem = _at(path, mark, f"not valid YAML: {said}")
+    lines = text.splitlines()
+    near = lines[max(0, problem.line - 2) : problem.line]
+    if any("\t" in line[: len(line) - len(line.lstrip())] for line in near):
+        message = f"{problem.message}; YAML indents with spaces, never with tabs"
+        return Problem(path=path, line=problem.line, column=problem.column, message=message)
+    return problem
 
 
 def _at(path: str, mark: _Mark | None, message: str) -> Problem:
@@ -229,6 +242,8 @@ class _Builder:
         key = event.value
         if not event.style and _OLD_BOOLEAN.match(key):
             raise _Refused(mark, f'the key {key!r} is a boolean to YAML 1.1 programs; quote it: "{key}"')
+        if not event.style and (_SEXAGESIMAL.match(key) or _OLD_NUMBER.match(key)):
+            raise _Refused(mark, f'the key {key} is read as different numbers by YAML versions; quote it: "{key}"')
         if key in mapping:
             first = self._document.keys_at[(*path, key)]
             raise _Refused(mark, f"the key {key!r} stands twice; the first is on line {first[0]}")

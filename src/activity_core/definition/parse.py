@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from activity_core.definition.build import Plain, build
@@ -44,10 +45,21 @@ def _checked(document: Document) -> Plain:
     try:
         checked = ActivityDefinition.model_validate(document.value)
     except ValidationError as failure:
-        problems = {_problem(document, error) for error in failure.errors(include_url=False)}
+        errors = _without_guesses(failure.errors(include_url=False))
+        problems = dict.fromkeys(_problem(document, error) for error in errors)
         raise DefinitionError(tuple(problems)) from None
     plain: Plain = checked.model_dump(by_alias=True, mode="json")
     return plain
+
+
+def _without_guesses(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what is missing only because a query that names no kind was held against http_get."""
+    kindless = {error["loc"][:-1] for error in errors if error["type"] == "missing" and error["loc"][-1] == "kind"}
+    return [
+        error
+        for error in errors
+        if not (error["type"] == "missing" and error["loc"][:-1] in kindless and error["loc"][-1] != "kind")
+    ]
 
 
 def _problem(document: Document, error: ErrorDetails) -> Problem:
@@ -61,6 +73,7 @@ def _problem(document: Document, error: ErrorDetails) -> Problem:
     elif kind == "missing":
         hint = _MISSING_HINTS.get(tuple(str(part) for part in path), "")
         message = f"the key {str(path[-1])!r} is missing" + (f"; {hint}" if hint else "")
+        message += _perhaps(document, path[:-1], str(path[-1]))
         path, is_key = path[:-1], True
         said_of = path
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -75,7 +88,8 @@ def _problem(document: Document, error: ErrorDetails) -> Problem:
     elif kind == "value_error":
         message = str(context.get("error", message))
     elif kind == "string_pattern_mismatch":
-        message = f"{_value(document, path)!r} does not look right here; it must match {context.get('pattern')}"
+        found = path[-1] if is_key else _value(document, path)
+        message = f"{found!r} does not look right here; it must match {context.get('pattern')}"
     elif kind.endswith("_type"):
         message = f"{_lower(message).removeprefix('input should be ')}, found {_kind_of(_value(document, path))}"
         message = f"must be {message.removeprefix('a valid ')}"
@@ -94,8 +108,16 @@ def _union(document: Document, path: Path, context: dict[str, Any]) -> tuple[Pat
         "event",
     ]
     if found is None:
-        return path, f"the key {tag!r} is missing; one of {', '.join(options)}", True
+        message = f"the key {tag!r} is missing; one of {', '.join(options)}{_perhaps(document, path, tag)}"
+        return path, message, True
     return (*path, tag), f"found {found!r}{nearest(str(found), options)} (valid: {', '.join(options)})", False
+
+
+def _perhaps(document: Document, path: Path, missing: str) -> str:
+    """A hint at the key that may have been meant, where one of the mapping's keys is close to the missing one."""
+    mapping = _value(document, path)
+    close = get_close_matches(missing, list(mapping) if isinstance(mapping, dict) else [], n=1, cutoff=0.7)
+    return f"; is it meant by {close[0]!r}?" if close else ""
 
 
 def _place(document: Document, location: tuple[int | str, ...]) -> tuple[Path, bool]:

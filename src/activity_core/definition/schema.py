@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -23,6 +23,11 @@ MAX_CMD_CHARS = 65_536
 SHORTEST_GRACE_US = 1_000_000
 RESERVED_BINDS = frozenset({"slot", "event"})
 """Names that a rule always knows, so a bind may not take them."""
+_CEL_WORDS = frozenset({
+    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
+    "let", "loop", "package", "namespace", "return", "var", "void", "while",
+})  # fmt: skip
+_NOT_ZONES = frozenset({"localtime", "posixrules", "Factory"})  # names that mean another zone on each machine
 
 
 def _duration(text: str) -> str:
@@ -49,11 +54,16 @@ def _size(text: str) -> str:
 
 
 def _zone(name: str) -> str:
-    if name not in available_timezones():
+    try:
+        ZoneInfo(name)
+        is_known = name not in _NOT_ZONES
+    except (ZoneInfoNotFoundError, OSError, ValueError):  # OSError: a folder of zones
+        is_known = False
+    if not is_known:
         from activity_core.definition.nearest import nearest
 
-        raise ValueError(f"{name!r} is not a known IANA time zone{nearest(name, available_timezones())}")
-    ZoneInfo(name)
+        hint = nearest(name, available_timezones() - _NOT_ZONES)
+        raise ValueError(f"{name!r} is not a known IANA time zone{hint}")
     return name
 
 
@@ -96,6 +106,8 @@ def _environment_name(text: str) -> str:
 def _not_reserved(text: str) -> str:
     if text in RESERVED_BINDS:
         raise ValueError(f"{text!r} is a name that rules already know; choose another")
+    if text in _CEL_WORDS:
+        raise ValueError(f"{text!r} is a word of the rule language; choose another name")
     return text
 
 
@@ -266,7 +278,7 @@ class RetryModel(_Model):
 
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 1
     delay: Duration = "10s"
-    backoff: Annotated[float, Field(ge=1, le=100, strict=False)] = 2.0
+    backoff: Annotated[float, Field(ge=1, le=100)] = 2.0
     max_delay: Duration = "5m"
 
 
@@ -327,6 +339,7 @@ def json_schema() -> dict[str, Any]:
     status = schema["$defs"]["Shell"]["properties"]["exit_codes"]
     # JSON Schema sees YAML's integer keys as text
     status["propertyNames"] = {"pattern": "^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])$"}
+    schema["$defs"]["Shell"]["properties"]["env"]["additionalProperties"] = False
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "ActivityDefinition",

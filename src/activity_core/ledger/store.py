@@ -174,6 +174,24 @@ class Ledger:
             ).all()
         return {row.hash: (row.plain_json, row.definition_id) for row in rows}
 
+    def versions_without_commit(self) -> list[VersionRecord]:
+        """Versions in force of which no commit is known that holds them."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                sa.select(versions)
+                .join(definitions, definitions.c.version_hash == versions.c.hash)
+                .where(versions.c.git_commit.is_(None), definitions.c.removed_at.is_(None))
+            ).all()
+        return [VersionRecord(**row._mapping) for row in rows]
+
+    def note_origins(self, origins: Sequence[tuple[str, str, str]]) -> None:
+        """Records (version hash, commit, blob) of versions that have been committed since they were loaded."""
+        with self._writing() as connection, connection.begin():
+            for version_hash, commit, blob in origins:
+                connection.execute(
+                    sa.update(versions).where(versions.c.hash == version_hash).values(git_commit=commit, git_blob=blob)
+                )
+
     def version(self, version_hash: str) -> VersionRecord | None:
         """One version by its content hash."""
         with self.engine.connect() as connection:

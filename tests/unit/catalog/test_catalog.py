@@ -671,3 +671,50 @@ def test_no_commit_is_recorded_outside_a_repository(catalog: Catalog, ledger: Le
     version = ledger.version(catalog.in_force[NAME].version_hash)
     assert version is not None
     assert (version.git_commit, version.git_blob) == (None, None)
+
+
+def test_a_file_whose_name_is_no_text_harms_only_itself(catalog: Catalog, folder: Path) -> None:
+    save(folder / "tidy.yaml", text_of())
+    os.close(os.open(os.fsencode(folder) + b"/\xff.yaml", os.O_CREAT | os.O_WRONLY))
+    changes = catalog.scan(at(0))
+    assert NAME in catalog.in_force
+    assert any("not UTF-8; rename it" in str(problem) for found in changes.problems.values() for problem in found)
+
+
+def test_an_absence_starts_anew_after_the_file_was_back_and_broken(catalog: Catalog, folder: Path) -> None:
+    path = save(folder / "tidy.yaml", text_of())
+    catalog.scan(at(0))
+    path.unlink()
+    catalog.scan(at(1))
+    save(path, "id: [")
+    catalog.scan(at(2))
+    path.unlink()
+    changes = catalog.scan(at(100))
+    assert NAME in catalog.in_force
+    assert changes.recheck_at == at(105)
+
+
+def test_a_clock_that_goes_back_in_an_absence_removes_nothing(catalog: Catalog, folder: Path) -> None:
+    path = save(folder / "tidy.yaml", text_of())
+    catalog.scan(at(1000))
+    path.unlink()
+    catalog.scan(at(1001))
+    catalog.scan(at(900))
+    assert NAME in catalog.in_force
+
+
+def test_a_file_that_is_away_at_a_start_waits_unrun_and_keeps_its_cursor_when_it_is_back(
+    catalog: Catalog, ledger: Ledger, folder: Path
+) -> None:
+    path = save(folder / "tidy.yaml", text_of())
+    catalog.scan(at(0))
+    cursors = ledger.cursors()
+    path.unlink()
+    again = Catalog(ledger, [folder])
+    changes = again.scan(at(3600))
+    assert again.in_force == {}
+    assert changes.recheck_at == at(3605)
+    save(path, text_of())
+    again.scan(at(3602))
+    assert NAME in again.in_force
+    assert ledger.cursors() == cursors
