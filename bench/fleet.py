@@ -204,9 +204,10 @@ class Engine:
 
 
 def _is_trouble(line: str) -> bool:
-    """A warning, an error or a traceback; not the time without an engine that a second start reports."""
+    """A warning, an error or a traceback; not what an empty folder and a second start rightly report."""
     is_gap = "nothing could start between" in line and line.endswith("engine_down")
-    return not is_gap and (" warning " in line or " error " in line or "Traceback" in line)
+    is_expected = is_gap or "no definition is in force" in line
+    return not is_expected and (" warning " in line or " error " in line or "Traceback" in line)
 
 
 def own_cpu_s(pid: int) -> float:

@@ -241,15 +241,15 @@ class Executor:
 
     def _kept_context(self, context: dict[str, object], redactor: Redactor) -> str:
         """The context values as they are kept with the run: without secrets, within the cap."""
-        text = redactor.text(json.dumps(context, ensure_ascii=False, default=str))
+        text = redactor.text(_json(context))
         if len(text) <= self._settings.context_cap:
             return text
         kept: dict[str, object] = {}
         share = max(64, self._settings.context_cap // max(1, len(context)) - 64)
         for name, value in context.items():
-            shown = redactor.text(json.dumps(value, ensure_ascii=False, default=str))
+            shown = redactor.text(_json(value))
             kept[name] = value if len(shown) <= share else {"cut": shown[:share], "characters": len(shown)}
-        return redactor.text(json.dumps(kept, ensure_ascii=False, default=str))
+        return redactor.text(_json(kept))
 
     def _not_run(
         self,
@@ -481,6 +481,12 @@ def _consequences(
         summary += f": {detail}"
     pause = f"run {ticket.run_id} {state.value}" if on_failure is OnFailure.PAUSE else None
     return summary[:2000], pause
+
+
+def _json(value: object) -> str:
+    """JSON text that any database takes: half characters are written as escapes."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _write_private(path: str, text: str) -> None:

@@ -9,6 +9,7 @@ of a start.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FILE_NAME = "activity-core.toml"
+SMALLEST_CAP = 1024
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _text(value: object) -> str:
@@ -33,7 +36,7 @@ def _text(value: object) -> str:
 
 def _texts(value: object) -> tuple[str, ...]:
     if isinstance(value, str):  # an environment variable
-        value = [part for part in value.split(",") if part]
+        value = [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError("must be a list of texts")
     return tuple(value)
@@ -63,7 +66,10 @@ def _optional_duration(value: object) -> int | None:
 
 
 def _size(value: object) -> int:
-    return parse_size(_text(value))
+    size = parse_size(_text(value))
+    if size < SMALLEST_CAP:
+        raise ValueError(f"must be at least {SMALLEST_CAP} bytes")
+    return size
 
 
 def _number(value: object) -> int:
@@ -83,6 +89,8 @@ def _variables(value: object) -> dict[str, str]:
     for name in value:
         if name.startswith("ACTIVITY_"):
             raise ValueError(f"{name}: names that start with ACTIVITY_ are the engine's own")
+        if not _VARIABLE.fullmatch(name) or "\0" in value[name]:
+            raise ValueError(f"{name!r} cannot be an environment variable")
     return dict(value)
 
 
@@ -203,7 +211,7 @@ def _read(source: Path) -> dict[str, object]:
     try:
         with source.open("rb") as file:
             values = tomllib.load(file)
-    except tomllib.TOMLDecodeError as failure:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as failure:
         raise ConfigurationError(f"{source}: not valid TOML: {failure}") from failure
     except OSError as failure:
         raise ConfigurationError(f"{source}: cannot be read: {failure.strerror}") from failure
@@ -220,9 +228,12 @@ def _value(name: str, value: object, place: str, base: Path) -> object:
         raise ConfigurationError(f"{place}: {failure}") from failure
     if name not in _PATHS:
         return read
-    if isinstance(read, tuple):
-        return tuple(_resolved(each, base) for each in read)
-    return _resolved(str(read), base)
+    try:
+        if isinstance(read, tuple):
+            return tuple(_resolved(each, base) for each in read)
+        return _resolved(str(read), base)
+    except (RuntimeError, ValueError, OSError) as failure:  # no such home, a NUL, a loop of links
+        raise ConfigurationError(f"{place}: {failure}") from failure
 
 
 def _resolved(text: str, base: Path) -> Path:

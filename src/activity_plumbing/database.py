@@ -78,6 +78,10 @@ def is_passing(failure: sa.exc.DBAPIError) -> bool:
     return any(word in text for word in ("full", "locked", "busy", "i/o error", "unable to open", "readonly"))
 
 
+class GroupRefused(Exception):
+    """Raised by `apply` when one op of a group was refused: the group is rolled back and tried one by one."""
+
+
 class GroupCommit(Generic[Op, Result]):
     """A writer thread that puts everything waiting into one transaction.
 
@@ -164,7 +168,11 @@ class GroupCommit(Generic[Op, Result]):
                     self._answer(_fail, [group[0][1]], [failure])
                     return None
                 return self._one_by_one(group)
+            except GroupRefused:
+                assert len(group) > 1, "a single op is answered, not refused"
+                return self._one_by_one(group, connection)
             except Exception as failure:  # an op's own mistake must not stop the writer
+                log.error("a group of %d writes failed and is tried one by one", len(group), exc_info=failure)
                 _discard(connection)
                 connection = None
                 if len(group) == 1:
@@ -177,8 +185,9 @@ class GroupCommit(Generic[Op, Result]):
         self._answer(_resolve, [future for _, future in group], results)
         return connection
 
-    def _one_by_one(self, group: list[tuple[Op, asyncio.Future[Result]]]) -> sa.Connection | None:
-        connection: sa.Connection | None = None
+    def _one_by_one(
+        self, group: list[tuple[Op, asyncio.Future[Result]]], connection: sa.Connection | None = None
+    ) -> sa.Connection | None:
         for each in group:
             connection = self._write_until_done(connection, [each])
         return connection

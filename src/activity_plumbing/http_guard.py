@@ -8,8 +8,10 @@ differently the second time reaches the metadata service or a neighbour's loopba
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import zlib
@@ -26,9 +28,18 @@ MAX_BODY_BYTES = 1 << 20
 MAX_REDIRECTS = 5
 MAX_JSON_DEPTH = 100
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_SHARED = ipaddress.ip_network("100.64.0.0/10")
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "100.64.0.0/10",  # shared address space, RFC 6598
+        "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
+        "::/96",  # IPv4-compatible, RFC 4291
+        "::ffff:0:0:0/96",  # IPv4-translated, RFC 2765
+        "64:ff9b:1::/48",  # local-use translation, RFC 8215
+    )
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -71,7 +82,7 @@ def is_public(address: Address) -> bool:
             return is_public(embedded)
         if address.is_site_local:
             return False
-    return address.is_global and not address.is_multicast and not (address.version == 4 and address in _SHARED)
+    return address.is_global and not address.is_multicast and not any(address in each for each in _NOT_PUBLIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +105,37 @@ class Answer:
                 charset = given.strip().strip('"')
         try:
             return self.body.decode(charset, "replace")
-        except LookupError:
+        except (LookupError, UnicodeError):  # no such charset, or one that is no charset of documents
             return self.body.decode("utf-8", "replace")
 
 
-def parse_json(text: bytes) -> object:
-    """A JSON value of at most 100 levels. Raises HttpGuardError."""
-    depth = deepest = 0
-    in_text = escaped = False
-    for byte in text:
-        if in_text:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_text = False
-        elif byte == 0x22:
-            in_text = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > MAX_JSON_DEPTH:
-                raise HttpGuardError(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels")
-        elif byte in b"]}":
-            depth -= 1
+def parse_json(body: bytes) -> object:
+    """A JSON value of at most 100 levels, of text that UTF-8 can carry. Raises HttpGuardError."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, UnicodeDecodeError) as failure:
+        text = body.decode(json.detect_encoding(body))
+        if _is_too_deep(text):
+            raise HttpGuardError(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels")
+        value: object = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:  # an escape may stand for half a character
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as failure:  # UnicodeError is a ValueError
         raise HttpGuardError(f"the answer is not valid JSON: {failure}") from failure
+    return value
+
+
+def _is_too_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        mark = found[0]
+        if mark in "[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                return True
+        elif mark in "]}":
+            depth -= 1
+    return False
 
 
 def _refuse_constant(name: str) -> object:
@@ -177,8 +190,12 @@ class GuardedClient:
             answer, location = await self._exchange(url, sent, timeout_s, max_bytes)
             if answer.status not in _REDIRECTS or location is None:
                 return answer
-            url = urljoin(url, location)
-            if urlsplit(url).scheme not in ("http", "https"):
+            try:
+                url = urljoin(url, location)
+                scheme = urlsplit(url).scheme
+            except ValueError as failure:
+                raise HttpGuardError(f"{url}: redirected to {location!r}, which is not a URL") from failure
+            if scheme not in ("http", "https"):
                 raise HttpGuardError(f"redirected to {url!r}, which is not HTTP")
         raise HttpGuardError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
@@ -198,7 +215,7 @@ class GuardedClient:
         except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError) as failure:
             cause = str(failure) or str(failure.__cause__ or "") or type(failure).__name__
             raise HttpGuardError(f"{url}: {cause}") from failure
-        except (httpcore2.UnsupportedProtocol, ValueError, UnicodeError) as failure:
+        except (httpcore2.UnsupportedProtocol, ValueError, TypeError) as failure:  # TypeError: a URL that is not ASCII
             raise HttpGuardError(f"{url}: {failure}") from failure
 
 
@@ -226,6 +243,8 @@ async def _read(response: Any, encoding: str, max_bytes: int) -> bytes:
             raise HttpGuardError(f"the answer's {encoding} data is damaged") from failure
         if len(body) > max_bytes:
             raise HttpGuardError(f"the answer is larger than {max_bytes:,} bytes")
+    if inflate is not None and (not inflate.eof or inflate.unused_data):
+        raise HttpGuardError(f"the answer's {encoding} data is cut off, or more follows it")
     return bytes(body)
 
 
@@ -245,8 +264,11 @@ def _guarded_backend(allowed: frozenset[Endpoint]) -> httpcore2.AsyncNetworkBack
             local_address: str | None = None,
             socket_options: Iterable[Any] | None = None,
         ) -> httpcore2.AsyncNetworkStream:
-            address = await _judged_address(host, port, allowed)
-            return await super().connect_tcp(str(address), port, timeout, local_address, socket_options)
+            addresses = await _judged_addresses(host, port, allowed)
+            for address in addresses[:-1]:
+                with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                    return await super().connect_tcp(str(address), port, timeout, local_address, socket_options)
+            return await super().connect_tcp(str(addresses[-1]), port, timeout, local_address, socket_options)
 
         async def connect_unix_socket(self, *_arguments: Any, **_options: Any) -> httpcore2.AsyncNetworkStream:
             raise httpcore2.ConnectError("unix sockets are not reached from here")
@@ -254,8 +276,8 @@ def _guarded_backend(allowed: frozenset[Endpoint]) -> httpcore2.AsyncNetworkBack
     return Guarded()
 
 
-async def _judged_address(host: str, port: int, allowed: frozenset[Endpoint]) -> Address:
-    """One address of the host that may be connected to. Raises HttpGuardError if any is not allowed."""
+async def _judged_addresses(host: str, port: int, allowed: frozenset[Endpoint]) -> list[Address]:
+    """The addresses of the host, if all of them may be connected to. Raises HttpGuardError."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -271,4 +293,4 @@ async def _judged_address(host: str, port: int, allowed: frozenset[Endpoint]) ->
                     f"{host}:{port} is {address}, which is not a public address; to allow it, add"
                     f' "{host}:{port}" to http_allow in the settings'
                 )
-    return addresses[0]
+    return list(dict.fromkeys(addresses))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from activity_core.context.sources import SourceTools, make_source
 from activity_core.definition.units import parse_duration_us
-from activity_core.errors import ContextError, ExpressionError
+from activity_core.errors import ContextError
 from activity_core.rule import refuse_oversized
 from activity_plumbing.http_guard import HttpGuardError
 
@@ -53,25 +53,24 @@ class ContextGatherer:
         now = loop.time()
         key = (query.kind, json.dumps(dict(query.arguments), sort_keys=True) if query.arguments else "", slot)
         known = self._asked.get(key)
-        if known is not None and now - known.asked_at < SHARED_FOR_S:
+        if known is None or now - known.asked_at >= SHARED_FOR_S:
+            self._forget(now)
+            known = self._asked[key] = _Asked(asyncio.ensure_future(self._checked(query)), now)
+        try:
             return await asyncio.shield(known.answer)
-        self._forget(now)
-        asked = _Asked(loop.create_future(), now)
-        self._asked[key] = asked
+        except ContextError:
+            if self._asked.get(key) is known:
+                del self._asked[key]  # the next run asks anew
+            raise
+
+    async def _checked(self, query: ContextQuery) -> object:
         try:
             value = await self._ask(query)
             refuse_oversized(query.bind, value)
-        except BaseException as failure:
-            said = (
-                failure if isinstance(failure, ContextError) else ContextError(str(failure) or type(failure).__name__)
-            )
-            asked.answer.set_exception(said)
-            asked.answer.exception()  # seen: nobody else may be waiting
-            self._asked.pop(key, None)
-            if isinstance(failure, ExpressionError):
-                raise said from failure
+        except ContextError:
             raise
-        asked.answer.set_result(value)
+        except Exception as failure:  # a source is foreign code: whatever it raises is a failed query
+            raise ContextError(str(failure) or type(failure).__name__) from failure
         return value
 
     def _forget(self, now: float) -> None:

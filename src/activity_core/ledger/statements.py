@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from activity_core.ledger.schema import attempts, cursors, notifications, output, pauses, runs
 from activity_core.run import ACTIVE, FINAL, RunId, State, leaving
+from activity_plumbing.database import GroupRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,7 +47,8 @@ def change_state(target: State, *columns: str) -> sa.Update:
     """An UPDATE of one run (parameter ``run``) into `target`, setting `columns` (parameters ``new_<column>``)."""
     return (
         sa.update(runs)
-        .where(runs.c.id == sa.bindparam("run"), runs.c.state.in_([state.value for state in leaving(target)]))
+        # not in_(): an expanding parameter cannot be used for many rows at once
+        .where(runs.c.id == sa.bindparam("run"), sa.or_(*(runs.c.state == state.value for state in leaving(target))))
         .values(state=target.value, **{column: sa.bindparam(f"new_{column}") for column in columns})
     )
 
@@ -273,16 +275,14 @@ def start_runs(connection: sa.Connection, starts: Sequence[StartRow]) -> list[bo
 def update_each(connection: sa.Connection, statement: sa.Update, parameters: list[dict[str, object]]) -> list[bool]:
     """Runs an UPDATE of single rows for each set of parameters; per set whether its row was changed.
 
-    All at once as long as every one succeeds; when the count falls short, once more one by one, which
-    tells who was refused. Repeating is safe: what succeeded has left the states it may leave.
+    All at once as long as every one succeeds. When the count falls short, raises GroupRefused: the transaction
+    is rolled back and each op of the group tried in one of its own, where the count tells who was refused.
     """
     if len(parameters) == 1:
         return [connection.execute(statement, parameters[0]).rowcount == 1]
-    with connection.begin_nested() as savepoint:
-        if connection.execute(statement, parameters).rowcount == len(parameters):
-            return [True] * len(parameters)
-        savepoint.rollback()
-    return [connection.execute(statement, each).rowcount == 1 for each in parameters]
+    if connection.execute(statement, parameters).rowcount != len(parameters):
+        raise GroupRefused
+    return [True] * len(parameters)
 
 
 _END_COLUMNS = (

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STDOUT, STDERR = 1, 2
 CHUNK_BYTES = 1 << 16
 RECENT_BYTES = 512
+MOST_PIECES = 8_192
+"""Per stream and half: a command that alternates between its streams byte by byte is cut earlier."""
 REDACTED = b"[redacted]"
 _SHORTEST_LINE = 4
 
@@ -31,7 +33,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         texts: set[bytes] = set()
         for secret in secrets:
-            whole = secret.encode("utf-8", "surrogateescape")
+            whole = secret.encode("utf-8", "surrogatepass")
             texts.add(whole)
             texts.update(line for line in whole.splitlines() if len(line) >= _SHORTEST_LINE)
         texts.discard(b"")
@@ -65,17 +67,20 @@ class Redactor:
         """The text without the secrets, for values that arrive whole."""
         if self._pattern is None:
             return text
-        clean = self._pattern.sub(REDACTED, text.encode("utf-8", "surrogateescape"))
-        return clean.decode("utf-8", "surrogateescape")
+        clean = self._pattern.sub(REDACTED, text.encode("utf-8", "surrogatepass"))
+        return clean.decode("utf-8", "surrogatepass")
 
     def _uncertain(self, buffer: bytes) -> int:
         """The length of the longest end of the buffer that is a proper beginning of a secret."""
-        longest = min(len(buffer), len(self._secrets[0]) - 1)
-        for length in range(longest, 0, -1):
-            end = buffer[-length:]
-            if any(len(secret) > length and secret.startswith(end) for secret in self._secrets):
-                return length
-        return 0
+        longest = 0
+        for secret in self._secrets:
+            at = max(0, len(buffer) - len(secret) + 1)
+            while (at := buffer.find(secret[:1], at)) >= 0 and len(buffer) - at > longest:
+                if secret.startswith(buffer[at:]):
+                    longest = len(buffer) - at
+                    break
+                at += 1
+        return longest
 
 
 @dataclass(slots=True)
@@ -86,14 +91,24 @@ class _Piece:
     data: bytearray
     is_saved: bool = False
 
+    @property
+    def end(self) -> tuple[int, int]:
+        """Stream and offset of what would follow without a gap."""
+        return self.stream, self.offset + len(self.data)
+
 
 class Capture:
-    """Both streams of one attempt, each capped: its first half and its last half are kept."""
+    """Both streams of one attempt, each capped: its first half and its last half are kept.
+
+    The tail is cut in pieces of at most an eighth of a half. Sizes and offsets are those of what may be shown:
+    after secrets were taken out.
+    """
 
     def __init__(self, run_id: RunId, attempt: int, cap_bytes: int, secrets: Iterable[str] = ()) -> None:
         self._run_id = run_id
         self._attempt = attempt
         self._half = max(1, cap_bytes // 2)
+        self._piece_bytes = max(1, min(CHUNK_BYTES, self._half // 8))
         secrets = tuple(secrets)
         self._redactors = {STDOUT: Redactor(secrets), STDERR: Redactor(secrets)} if secrets else None
         self._totals = [0, 0, 0]
@@ -101,18 +116,20 @@ class Capture:
         self._heads: list[_Piece] = []
         self._tails: tuple[deque[_Piece], deque[_Piece], deque[_Piece]] = (deque(), deque(), deque())
         self._tail_bytes = [0, 0, 0]
+        self._head_pieces = [0, 0, 0]
+        self._is_head_full = [False, False, False]
         self._seq = 0
         self._last: _Piece | None = None
         self._rolled_out: list[RolledOut] = []
 
     @property
     def stdout_bytes(self) -> int:
-        """How much the command wrote to stdout, kept or not."""
+        """The size of stdout, kept or not."""
         return self._totals[STDOUT]
 
     @property
     def stderr_bytes(self) -> int:
-        """How much the command wrote to stderr, kept or not."""
+        """The size of stderr, kept or not."""
         return self._totals[STDERR]
 
     def add(self, stream: int, data: bytes) -> None:
@@ -164,38 +181,37 @@ class Capture:
         self._totals[stream] += len(data)
         self._recent[stream] = (self._recent[stream] + data[-RECENT_BYTES:])[-RECENT_BYTES:]
         room = self._half - offset
-        if room > 0:
-            self._append(stream, offset, data[:room], self._heads)
-            data, offset = data[room:], offset + min(room, len(data))
+        if room > 0 and not self._is_head_full[stream]:
+            head, data = data[:room], data[room:]
+            self._append(stream, offset, head, self._heads)
+            offset += len(head)
+            self._is_head_full[stream] = self._head_pieces[stream] >= MOST_PIECES
         if data:
-            # only the last half can ever be shown
-            surplus = len(data) - self._half
+            surplus = len(data) - self._half  # only the last half can ever be shown
             if surplus > 0:
                 data, offset = data[surplus:], offset + surplus
-            for start in range(0, len(data), CHUNK_BYTES):
-                self._append(stream, offset + start, data[start : start + CHUNK_BYTES], self._tails[stream])
             self._tail_bytes[stream] += len(data)
+            self._append(stream, offset, data, self._tails[stream])
             self._trim(stream)
 
     def _append(self, stream: int, offset: int, data: bytes, place: list[_Piece] | deque[_Piece]) -> None:
         last = self._last
-        if (
-            last is not None
-            and place
-            and place[-1] is last
-            and last.stream == stream
-            and len(last.data) + len(data) <= CHUNK_BYTES
-        ):
-            last.data += data
-            return
-        self._last = _Piece(self._seq, stream, offset, bytearray(data))
-        place.append(self._last)
-        self._seq += 1
+        if last is not None and place and place[-1] is last and last.end == (stream, offset):
+            room = self._piece_bytes - len(last.data)
+            if room > 0:
+                last.data += data[:room]
+                data, offset = data[room:], offset + min(room, len(data))
+        for start in range(0, len(data), self._piece_bytes):
+            piece = bytearray(data[start : start + self._piece_bytes])
+            self._last = _Piece(self._seq, stream, offset + start, piece)
+            place.append(self._last)
+            self._head_pieces[stream] += place is self._heads
+            self._seq += 1
 
     def _trim(self, stream: int) -> None:
         tail = self._tails[stream]
         first = last = -1
-        while self._tail_bytes[stream] > self._half and len(tail) > 1:
+        while self._tail_bytes[stream] > self._half or len(tail) > MOST_PIECES:
             piece = tail.popleft()
             self._tail_bytes[stream] -= len(piece.data)
             if piece.is_saved:

@@ -24,7 +24,7 @@ LONGEST_VALUE = 131_071
 """Linux takes at most 128 KiB for one environment string (execve(2), MAX_ARG_STRLEN)."""
 
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9]+")
-_SECRET_BYTES = 65_536
+_SECRET_BYTES = 16_384
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +97,10 @@ def read_secret(name: str, *, environment: Mapping[str, str], folder: Path | Non
     for place in places:
         try:
             with place.open("rb") as file:
-                value = file.read(_SECRET_BYTES + 1).decode("utf-8")
+                content = file.read(_SECRET_BYTES + 2)
+            if len(content) > _SECRET_BYTES:
+                raise ConfigurationError(f"the secret {name} in {place} is longer than {_SECRET_BYTES:,} bytes")
+            value = content.decode("utf-8")
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as failure:
@@ -110,5 +113,5 @@ def read_secret(name: str, *, environment: Mapping[str, str], folder: Path | Non
             looked = ", ".join([*(str(place) for place in places), f"${name} of the engine"])
             raise ConfigurationError(f"the secret {name} was not found; looked in {looked}")
     if not value or "\0" in value or len(value) > _SECRET_BYTES:
-        raise ConfigurationError(f"the secret {name} is empty, longer than 64 KiB or holds a NUL")
+        raise ConfigurationError(f"the secret {name} is empty, longer than {_SECRET_BYTES:,} bytes or holds a NUL")
     return value

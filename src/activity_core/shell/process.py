@@ -28,7 +28,12 @@ SHELL = "/bin/sh"
 PRELUDE = 'cd -- "$1" || exit 126; shift; '
 READ_BYTES = 1 << 16
 LINGER_S = 0.05
-SWEEP_DELAY_S = 0.1
+SWEEP_SOON_S = 0.1
+SWEEP_APART_S = 0.5
+SWEEP_WHILE_RUNNING_S = 5.0
+STRAY_GRACE_S = 2.0
+RUN_MARK = b"ACTIVITY_RUN_ID="
+LEDGER_MARK = b"ACTIVITY_LEDGER="
 _READS_AT_ONCE = 16
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores these; a shell expects them to kill
 
@@ -75,15 +80,22 @@ class Processes:
 
     def __init__(self) -> None:
         tree.become_subreaper()
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+            with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
+                if int(name) > 2:  # what the engine was started with is no business of its commands
+                    os.set_inheritable(int(name), False)
         self.running: dict[int, RunningCommand] = {}
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._ended: dict[int, tuple[frozenset[bytes], float]] = {}
         self._sweep: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._swept_at = 0.0
+        self._ending: set[int] = set()
+        self._tasks: set[asyncio.Task[int]] = set()
 
     def start(self, spec: CommandSpec, capture: Capture) -> RunningCommand:
         """Starts a command. Raises CommandError when the system refuses."""
-        return RunningCommand(self, spec, capture)
+        command = RunningCommand(self, spec, capture)
+        self._sweep_in(SWEEP_WHILE_RUNNING_S)
+        return command
 
     def close(self) -> None:
         """Gives back the descriptors; commands must have ended."""
@@ -94,24 +106,24 @@ class Processes:
     def ended(self, command: RunningCommand) -> None:
         """A command is over: soon look for strays that left its session."""
         self.running.pop(command.pid, None)
-        self._ended[command.pid] = (command.spec.marks, command.spec.kill_grace_us / 1e6)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(SWEEP_DELAY_S, self.sweep)
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        since = asyncio.get_running_loop().time() - self._swept_at
+        self._sweep_in(SWEEP_SOON_S if since > SWEEP_APART_S else SWEEP_APART_S)
 
     def sweep(self) -> None:
-        """Ends and reaps orphans of commands that are over.
+        """Reaps dead orphans, and ends living ones whose command is over.
 
-        Orphans become children of this process; only process numbers handed out since the first of these
-        commands started can be theirs, which keeps the look cheap.
+        Orphans become children of this process. One that carries the marks of a command in progress is left
+        alone; one without marks, which cleared its environment, goes when no command is left that it could
+        belong to.
         """
         self._sweep = None
-        ended, self._ended = self._ended, {}
-        oldest = min(ended, default=0)
-        if _last_pid() < oldest:
-            oldest = 0  # the numbers have wrapped around
-        mine = os.getpid()
+        self._swept_at = asyncio.get_running_loop().time()
+        mine, session = os.getpid(), os.getsid(0)
         for pid in tree.all_pids():
-            if pid <= oldest or pid in self.running:
+            if pid in self.running:
                 continue
             stat = tree.read_stat(pid)
             if stat is None or stat.parent != mine:
@@ -119,42 +131,42 @@ class Processes:
             if not stat.is_alive:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
-                continue
-            environment = tree.environment_of(pid)
-            owner = next((each for each in ended.values() if each[0] <= environment), None)
-            if owner is not None:
-                self._end_later(0, *owner)
-            elif not self.running and stat.session != os.getsid(0):
-                # it cleared its environment and left its session: no run is left that it could belong to
-                self._end_later(pid, frozenset(), 0.0)
+            elif stat.session != session and pid not in self._ending:
+                environment = tree.environment_of(pid)
+                is_marked = any(entry.startswith(RUN_MARK) for entry in environment)
+                if is_marked and not any(each.spec.marks <= environment for each in self.running.values()):
+                    marks = frozenset(entry for entry in environment if entry.startswith((RUN_MARK, LEDGER_MARK)))
+                    self._end_later(pid, marks)
+                elif not is_marked and not self.running:
+                    self._end_later(pid, frozenset())
+        if self.running:
+            self._sweep_in(SWEEP_WHILE_RUNNING_S)
 
-    def _end_later(self, root: int, marks: frozenset[bytes], grace_s: float) -> None:
-        task: asyncio.Task[object] = asyncio.ensure_future(tree.end_tree(root, marks, grace_s))
+    def _sweep_in(self, delay_s: float) -> None:
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(delay_s, self.sweep)
+
+    def _end_later(self, root: int, marks: frozenset[bytes]) -> None:
+        self._ending.add(root)
+        task: asyncio.Task[int] = asyncio.ensure_future(tree.end_tree(root, marks, STRAY_GRACE_S))
         self._tasks.add(task)
-        task.add_done_callback(self._swept)
 
-    def _swept(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
-        with contextlib.suppress(ChildProcessError):
-            for pid in tree.all_pids():
-                if pid in self.running:
-                    continue
-                stat = tree.read_stat(pid)
-                if stat is not None and stat.parent == os.getpid() and not stat.is_alive:
-                    os.waitpid(pid, os.WNOHANG)
+        def done(task: asyncio.Task[int]) -> None:
+            self._tasks.discard(task)
+            self._ending.discard(root)
+            self._sweep_in(0.0)  # to reap what was killed
+
+        task.add_done_callback(done)
 
     async def settle(self) -> None:
-        """Waits until the sweeps under way are done, after one more look."""
-        if self._sweep is not None:
-            self._sweep.cancel()
+        """Looks for strays until a look finds none, and waits for their end."""
+        while True:
+            if self._sweep is not None:
+                self._sweep.cancel()
             self.sweep()
-        while self._tasks:
+            if not self._tasks:
+                return
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _last_pid() -> int:
-    with open("/proc/loadavg", "rb") as file:
-        return int(file.read().split()[-1])
 
 
 class RunningCommand:
@@ -287,9 +299,11 @@ class RunningCommand:
         self._finish_if_over()
 
     def _drain(self) -> None:
-        """Reads what is in the pipes now, without waiting for more."""
+        """Reads what is in the pipes now, without waiting for more, and never more than a pipe can hold."""
         for pipe in tuple(self._pipes):
-            while pipe in self._pipes:
+            for _ in range(_READS_AT_ONCE):
+                if pipe not in self._pipes:
+                    break
                 try:
                     data = os.read(pipe, READ_BYTES)
                 except BlockingIOError:

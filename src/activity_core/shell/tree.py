@@ -17,6 +17,7 @@ from dataclasses import dataclass
 _PR_SET_CHILD_SUBREAPER = 36
 _FREEZE_ROUNDS = 50
 _KILL_ROUNDS = 400
+_EMPTY_LOOKS = 3
 _POLL_S = 0.01
 _LONGEST_POLL_S = 0.1
 
@@ -104,19 +105,22 @@ async def end_tree(root: int, marks: frozenset[bytes], grace_s: float) -> int:
 
     Returns how many had to be killed. Stopping first keeps a fork bomb from outrunning the kill.
     """
+    loop = asyncio.get_running_loop()
+    group = _Group(root)
+    group.send(signal.SIGTERM)
     for pid in members(root, marks):
         _send(pid, signal.SIGTERM)
         _send(pid, signal.SIGCONT)  # a stopped process would not see the request
-    deadline = asyncio.get_running_loop().time() + grace_s
+    deadline = loop.time() + grace_s
     pause = _POLL_S
-    while asyncio.get_running_loop().time() < deadline:
-        reap_group(root)
-        if not members(root, marks):
+    while loop.time() < deadline:
+        if _is_gone(group, root, marks):
             return 0
-        await asyncio.sleep(min(pause, max(0.0, deadline - asyncio.get_running_loop().time())))
+        await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
         pause = min(_LONGEST_POLL_S, pause * 1.5)
     killed: set[int] = set()
     for _ in range(_KILL_ROUNDS):
+        group.send(signal.SIGSTOP)
         frozen: set[int] = set()
         for _ in range(_FREEZE_ROUNDS):
             fresh = members(root, marks).keys() - frozen
@@ -125,14 +129,48 @@ async def end_tree(root: int, marks: frozenset[bytes], grace_s: float) -> int:
             for pid in fresh:
                 _send(pid, signal.SIGSTOP)
             frozen |= fresh
-        if not frozen:
-            break
+        group.send(signal.SIGKILL)
         for pid in frozen:
             _send(pid, signal.SIGKILL)
         killed |= frozen
         await asyncio.sleep(_POLL_S)
-        reap_group(root)
+        if _is_gone(group, root, marks):
+            break
     return len(killed)
+
+
+class _Group:
+    """The process group of a run's first process. A signal to it reaches all members at one instant."""
+
+    def __init__(self, leader: int) -> None:
+        self._leader = leader
+        self._is_ours = bool(leader)
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals the group; once it was found empty its number may belong to others, so never again."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._leader, number)
+
+    def is_alive(self) -> bool:
+        """True while any process of the group is left."""
+        if self._is_ours:
+            reap_group(self._leader)
+            self._is_ours = group_is_alive(self._leader)
+        return self._is_ours
+
+
+def _is_gone(group: _Group, root: int, marks: frozenset[bytes]) -> bool:
+    """True when looks one after the other find nothing: a process can fork and exit while one look goes on."""
+    if group.is_alive() and not _only_zombie_leader(root):
+        return False
+    return not any(members(root, marks) for _ in range(_EMPTY_LOOKS))
+
+
+def _only_zombie_leader(root: int) -> bool:
+    """True when all that keeps the group is its dead leader, which whoever started it will reap."""
+    stat = read_stat(root)
+    return stat is not None and not stat.is_alive
 
 
 def reap_group(group: int) -> None:
