@@ -34,7 +34,7 @@ from activity_core.dispatch.local import LocalDispatch
 from activity_core.errors import ExpressionError
 from activity_core.execute import Executor, Outcome, Ticket
 from activity_core.ledger.writer import GroupedWriter
-from activity_core.ports import CursorMove, GivenUp, RecordDecisions, Requeue, SlotRow
+from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, Requeue, SlotRow, Written
 from activity_core.rule import compile_expression
 from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
 from activity_core.shell.process import Processes
@@ -76,7 +76,7 @@ class Engine:
         ledger: Ledger,
         clock: Clock,
         *,
-        on_end: Callable[[Ticket, Outcome], None] = lambda _ticket, _outcome: None,
+        on_end: Callable[[Ticket, EndRow], None] = lambda _ticket, _end: None,
         on_change: Callable[[Changes], None] = lambda _changes: None,
     ) -> None:
         self._settings = settings
@@ -95,6 +95,7 @@ class Engine:
         self._gaps: list[Gap] = []
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._endings: set[asyncio.Future[Written]] = set()
         self._timers: dict[RunId, asyncio.TimerHandle] = {}
         self._recheck: asyncio.TimerHandle | None = None
         self._scan_lock = asyncio.Lock()
@@ -140,7 +141,7 @@ class Engine:
             is_paused=self._is_paused,
             is_awaited=self._is_awaited,
         )
-        self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._ended)
+        self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._finished)
         self._alarm = WallAlarm(self._changed.set)
         self._clean_input_dir()
         if jump is not None:
@@ -208,6 +209,8 @@ class Engine:
 
     async def _drained(self) -> None:
         await self._dispatch.drained()
+        while self._endings:
+            await asyncio.wait(set(self._endings))
 
     async def _close(self) -> None:
         for task in tuple(self._tasks):
@@ -569,12 +572,26 @@ class Engine:
         if unknown and self._only is None:  # recorded by another process a moment ago: read it from the ledger
             self.doorbell()
 
-    def _ended(self, ticket: Ticket, outcome: Outcome) -> None:
-        """An attempt is over and on disk."""
-        if outcome.written is None:
-            return  # given back at shutdown: still pending
+    def _finished(self, ticket: Ticket, outcome: Outcome) -> None:
+        """An attempt is over: record it."""
+        if outcome.is_lost:
+            self._release(ticket)
+            self._keep(self._regrant())
+        if outcome.end is None:
+            return
         end = outcome.end
-        if end is None or not outcome.written.done:
+        writing = asyncio.ensure_future(self._writer.write(end))
+        self._endings.add(writing)
+
+        def recorded(writing: asyncio.Future[Written]) -> None:
+            self._endings.discard(writing)
+            self._ended(ticket, end, writing.result())
+
+        writing.add_done_callback(recorded)
+
+    def _ended(self, ticket: Ticket, end: EndRow, written: Written) -> None:
+        """The end of an attempt is on disk."""
+        if not written.done:
             self._release(ticket)  # another process has ended it
             self._keep(self._regrant())
             return
@@ -585,8 +602,8 @@ class Engine:
             self._release(ticket)
         if end.pause is not None:
             self._load_pauses()
-        self._let_through(outcome.written.granted)
-        self._on_end(ticket, outcome)
+        self._let_through(written.granted)
+        self._on_end(ticket, end)
 
     def _retry_later(self, ticket: Ticket, due_at: Instant) -> None:
         ticket.is_granted = False

@@ -65,10 +65,17 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an attempt ended, as recorded. `written` is None when nothing was: it stays pending for a later engine."""
+    """How an attempt ended, yet to be recorded. No `end`: it was not started.
+
+    `is_lost`: another process has ended the run meanwhile; else it stays pending for a later engine.
+    """
 
     end: EndRow | None
-    written: Written | None
+    is_lost: bool = False
+
+
+GIVEN_BACK = Outcome(end=None)
+LOST = Outcome(end=None, is_lost=True)
 
 
 class _GivenBack(Exception):
@@ -114,21 +121,25 @@ class Executor:
         self._stopping = False
         base = {**base_environment(), **settings.environment, "ACTIVITY_LEDGER": ledger_id}
         self._environment = base
+        self._redactor = Redactor([settings.state_hub_token])
 
     # -- from outside --
 
     async def execute(self, ticket: Ticket) -> Outcome:
-        """Runs one attempt of a ticket to its end. Never raises for what the run itself does wrong."""
+        """Runs one attempt of a ticket; its end is for the caller to record.
+
+        Never raises for what the run itself does wrong.
+        """
         try:
             prepared = await self._prepare(ticket)
         except _GivenBack:
-            return Outcome(end=None, written=None)
+            return GIVEN_BACK
         if isinstance(prepared, EndRow):
-            return await self._record(prepared)
+            return Outcome(end=prepared)
         context_json, rule_json, secrets = prepared
         attempt = ticket.attempt + 1
         if self._stopping:
-            return Outcome(end=None, written=None)
+            return GIVEN_BACK
         started = await self._writer.write(
             StartRow(
                 run_id=ticket.run_id,
@@ -141,9 +152,9 @@ class Executor:
             )
         )
         if not started.done:  # cancelled while its context was asked
-            return Outcome(end=None, written=Written(done=False))
+            return LOST
         ticket.attempt = attempt
-        return await self._record(await self._run_command(ticket, secrets))
+        return Outcome(end=await self._run_command(ticket, secrets))
 
     def cancel(self, run_id: RunId) -> bool:
         """Ends a command because somebody asked; False when it is not in progress here."""
@@ -187,7 +198,7 @@ class Executor:
             return self._not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.DECIDE, str(failure))
         if ticket.attempt:
             return None, None, secrets
-        redactor = Redactor([*secrets.values(), self._settings.state_hub_token])
+        redactor = Redactor([*secrets.values(), self._settings.state_hub_token]) if secrets else self._redactor
         context_json = rule_json = None
         if definition.context:
             try:
@@ -414,9 +425,6 @@ class Executor:
             pause=pause,
         )
 
-    async def _record(self, end: EndRow) -> Outcome:
-        return Outcome(end=end, written=await self._writer.write(end))
-
 
 def run_marks(ledger_id: str, run_id: int) -> frozenset[bytes]:
     """The environment strings that every process of a run inherits."""
@@ -501,4 +509,4 @@ def _write_private(path: str, text: str) -> None:
 
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        Path(path).unlink()
+        os.unlink(path)  # noqa: PTH108 - on the path of every run

@@ -18,7 +18,8 @@ from activity_core.text import local_time, printable
 if TYPE_CHECKING:
     from activity_core.catalog.catalog import Changes
     from activity_core.engine import Engine
-    from activity_core.execute import Outcome, Ticket
+    from activity_core.execute import Ticket
+    from activity_core.ports import EndRow
     from activity_core.settings import Settings
 
 ROWS = 15
@@ -58,11 +59,8 @@ class LiveTable(Shower):
             self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._draw)
             self._live.start()
 
-    def ended(self, ticket: Ticket, outcome: Outcome) -> None:
+    def ended(self, ticket: Ticket, end: EndRow) -> None:
         """One more row."""
-        end = outcome.end
-        if end is None:
-            return
         reason = f" ({end.reason.value})" if end.reason else ""
         row = (
             str(ticket.run_id),

@@ -22,8 +22,8 @@ from activity_plumbing.clock import Clock, SystemClock, format_instant
 
 if TYPE_CHECKING:
     from activity_core.catalog.catalog import Changes
-    from activity_core.execute import Outcome, Ticket
-    from activity_core.ports import SlotRow
+    from activity_core.execute import Ticket
+    from activity_core.ports import EndRow, SlotRow
     from activity_core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -132,10 +132,7 @@ class Shower:
         if not in_force:
             log.warning("no definition is in force; see `activity-core doctor`")
 
-    def ended(self, ticket: Ticket, outcome: Outcome) -> None:
-        end = outcome.end
-        if end is None:
-            return
+    def ended(self, ticket: Ticket, end: EndRow) -> None:
         level = logging.WARNING if end.state in FAILURES or end.state is State.RETRY_WAIT else logging.INFO
         if not log.isEnabledFor(level):
             return

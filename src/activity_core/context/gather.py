@@ -57,7 +57,7 @@ class ContextGatherer:
             self._forget(now)
             known = self._asked[key] = _Asked(asyncio.ensure_future(self._checked(query)), now)
         try:
-            return await asyncio.shield(known.answer)
+            return known.answer.result() if known.answer.done() else await asyncio.shield(known.answer)
         except ContextError:
             if self._asked.get(key) is known:
                 del self._asked[key]  # the next run asks anew

@@ -61,7 +61,10 @@ class LocalDispatch:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, ticket: Ticket) -> None:
-        """One worker: its ticket, and then the next ones waiting."""
+        """One worker: its ticket, and then the next ones waiting.
+
+        The end of one run is recorded while the next one starts, so that both share a commit.
+        """
         current: Ticket | None = ticket
         while current is not None:
             try:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from activity_core.ledger.schema import attempts, cursors, notifications, output, pauses, runs
 from activity_core.run import ACTIVE, FINAL, RunId, State, leaving
-from activity_plumbing.database import GroupRefused
+from activity_plumbing.database import GroupRefused, execute_rendered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -115,7 +115,7 @@ def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple
     recorded = insert_slots(connection, write.rows)
     if write.cursors:
         moves = [{"of": move.definition_id, "by": move.trigger_hash, "to": move.slot} for move in write.cursors]
-        connection.execute(_MOVE_CURSOR, moves)
+        execute_rendered(connection, _MOVE_CURSOR, moves)
     for each in write.given_up:
         connection.execute(
             change_state(each.state, "reason", "ended_at", "blocked_by"),
@@ -278,9 +278,10 @@ def update_each(connection: sa.Connection, statement: sa.Update, parameters: lis
     All at once as long as every one succeeds. When the count falls short, raises GroupRefused: the transaction
     is rolled back and each op of the group tried in one of its own, where the count tells who was refused.
     """
+    done = execute_rendered(connection, statement, parameters).rowcount
     if len(parameters) == 1:
-        return [connection.execute(statement, parameters[0]).rowcount == 1]
-    if connection.execute(statement, parameters).rowcount != len(parameters):
+        return [done == 1]
+    if done != len(parameters):
         raise GroupRefused
     return [True] * len(parameters)
 

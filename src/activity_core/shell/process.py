@@ -27,6 +27,7 @@ SHELL = "/bin/sh"
 # argument and never part of the text.
 PRELUDE = 'cd -- "$1" || exit 126; shift; '
 READ_BYTES = 1 << 16
+LISTEN_AFTER_S = 0.01
 LINGER_S = 0.05
 SWEEP_SOON_S = 0.1
 SWEEP_APART_S = 0.5
@@ -181,6 +182,7 @@ class RunningCommand:
         "_killer",
         "_left_behind",
         "_linger",
+        "_listening",
         "_loop",
         "_pidfd",
         "_pipes",
@@ -222,8 +224,8 @@ class RunningCommand:
         processes.running[self.pid] = self
         os.set_blocking(out_read, False)
         os.set_blocking(err_read, False)
-        self._loop.add_reader(out_read, self._read, out_read)
-        self._loop.add_reader(err_read, self._read, err_read)
+        # most commands end before this and are read once, when they have
+        self._listening: asyncio.TimerHandle | None = self._loop.call_later(LISTEN_AFTER_S, self._listen)
         self._loop.add_reader(self._pidfd, self._exited)
         if spec.timeout_us is not None:
             self._expiry = self._loop.call_later(spec.timeout_us / 1e6, self.end, Ending.TIMEOUT)
@@ -271,6 +273,12 @@ class RunningCommand:
             self._drain()
             self._finish()
 
+    def _listen(self) -> None:
+        """From now on both pipes are read as they fill."""
+        self._listening = None
+        for pipe in tuple(self._pipes):
+            self._loop.add_reader(pipe, self._read, pipe)
+
     def _read(self, pipe: int) -> None:
         for _ in range(_READS_AT_ONCE):
             try:
@@ -286,7 +294,8 @@ class RunningCommand:
                 return
 
     def _close_pipe(self, pipe: int) -> None:
-        self._loop.remove_reader(pipe)
+        if self._listening is None:
+            self._loop.remove_reader(pipe)
         os.close(pipe)
         del self._pipes[pipe]
 
@@ -297,6 +306,9 @@ class RunningCommand:
         self._usage = (round((usage.ru_utime + usage.ru_stime) * 1e6), usage.ru_maxrss * 1024)
         self._drain()
         self._finish_if_over()
+        if self._listening is not None and self._pipes:
+            self._listening.cancel()
+            self._listen()
 
     def _drain(self) -> None:
         """Reads what is in the pipes now, without waiting for more, and never more than a pipe can hold."""
@@ -341,11 +353,11 @@ class RunningCommand:
     def _finish(self) -> None:
         if self._done.done():
             return
-        for timer in (self._expiry, self._linger):
-            if timer is not None:
-                timer.cancel()
         for pipe in tuple(self._pipes):
             self._close_pipe(pipe)
+        for timer in (self._expiry, self._linger, self._listening):
+            if timer is not None:
+                timer.cancel()
         self._capture.finish()
         self._processes.ended(self)
         assert self._status is not None
