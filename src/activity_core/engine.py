@@ -7,10 +7,12 @@ definition, so ten thousand of them cost memory and nothing else until they are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import os
 import socket
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,7 @@ from activity_core.decide import (
 )
 from activity_core.definition.model import Definition, OverlapPolicy, VersionHash
 from activity_core.dispatch.local import LocalDispatch
-from activity_core.errors import ExpressionError
+from activity_core.errors import ConfigurationError, ExpressionError
 from activity_core.execute import Executor, Outcome, Ticket
 from activity_core.ledger.writer import GroupedWriter
 from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, Requeue, SlotRow, Written
@@ -44,6 +46,7 @@ from activity_plumbing.clock import DAY_US, Clock, Instant, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from pathlib import Path
 
     from activity_core.ledger.records import RunRecord
     from activity_core.ledger.store import Ledger
@@ -130,6 +133,7 @@ class Engine:
         self._writer = GroupedWriter(self._ledger, self._note_trouble)
         self._processes = Processes()
         self._tools = SourceTools(self._settings, self._ledger)
+        self._input_dir = self._make_input_dir()
         self._executor = Executor(
             settings=self._settings,
             clock=self._clock,
@@ -138,12 +142,12 @@ class Engine:
             processes=self._processes,
             ledger_id=self._ledger_id,
             engine_id=self._engine_id,
+            input_dir=self._input_dir,
             is_paused=self._is_paused,
             is_awaited=self._is_awaited,
         )
         self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._finished)
         self._alarm = WallAlarm(self._changed.set)
-        self._clean_input_dir()
         if jump is not None:
             self._apply_jump(jump)
         self._gaps = [
@@ -224,6 +228,8 @@ class Engine:
         self._processes.close()
         await self._tools.close()
         self._writer.close()
+        with contextlib.suppress(OSError):
+            self._input_dir.rmdir()
         if self._engine_id is not None:
             self._ledger.note_alive(self._engine_id, self._clock.now(), self._clock.boottime_us(), stopped=True)
 
@@ -720,11 +726,17 @@ class Engine:
     def _note_trouble(self, trouble: str | None) -> None:
         self.trouble = trouble
 
-    def _clean_input_dir(self) -> None:
-        folder = self._settings.input_dir
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in folder.iterdir():
-            left.unlink()
+    def _make_input_dir(self) -> Path:
+        """An empty folder of our own for input files; in the state folder where another account was quicker."""
+        for folder in (self._settings.input_dir(self._ledger_id), self._settings.state_dir / "input"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+                for left in folder.iterdir():
+                    left.unlink()
+                return folder
+            log.warning("%s is not a private folder of this account and is not used", folder)
+        raise ConfigurationError(f"{self._settings.state_dir}/input is not a private folder: chmod 700, or remove it")
 
     def _keep(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
         task: asyncio.Task[object] = asyncio.ensure_future(work)

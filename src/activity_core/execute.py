@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 MOST_INTERRUPTIONS = 3
 """A run that is to be retried after an interruption gives up after this many: it may be what kills the machine."""
 
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder each time
+
 FLUSH_S = 0.5
 """How often the output of a command in progress is stored."""
 
@@ -103,6 +105,7 @@ class Executor:
         processes: Processes,
         ledger_id: str,
         engine_id: int | None,
+        input_dir: Path,
         is_paused: Callable[[str], bool],
         is_awaited: Callable[[Ticket], bool],
     ) -> None:
@@ -121,6 +124,7 @@ class Executor:
         self._stopping = False
         base = {**base_environment(), **settings.environment, "ACTIVITY_LEDGER": ledger_id}
         self._environment = base
+        self._input_dir = str(input_dir)
         self._redactor = Redactor([settings.state_hub_token])
 
     # -- from outside --
@@ -230,14 +234,12 @@ class Executor:
         except ExpressionError as failure:  # checked at load; only a changed library can get here
             return self._not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.RULE, failure.message), "[]"
         rule_json = redactor.text(
-            json.dumps(
+            _json(
                 [
                     {"expression": each.expression, "value": each.value}
                     | ({"error": each.error} if each.error is not None else {})
                     for each in results
-                ],
-                ensure_ascii=False,
-                default=str,
+                ]
             )
         )
         last = results[-1]
@@ -294,7 +296,7 @@ class Executor:
         began_us = self._clock.monotonic_us()
         hidden = [*secrets.values(), self._settings.state_hub_token] if secrets else ()
         capture = Capture(ticket.run_id, ticket.attempt, self._settings.output_cap, hidden)
-        input_path = f"{self._settings.input_dir}/{ticket.run_id}-{ticket.attempt}.json"
+        input_path = f"{self._input_dir}/{ticket.run_id}-{ticket.attempt}.json"
         try:
             command = self._start_command(ticket, capture, secrets, input_path)
         except (CommandError, OSError) as failure:
@@ -333,7 +335,7 @@ class Executor:
             raise CommandError(f"the working directory {instruction.cwd} does not exist")
         _write_private(
             input_path,
-            json.dumps(
+            _encode(
                 {
                     "definition": {"id": ticket.definition.id, "version": ticket.version_hash},
                     "run": {
@@ -344,9 +346,7 @@ class Executor:
                         "fence": fence,
                     },
                     "context": ticket.context,
-                },
-                ensure_ascii=False,
-                default=str,
+                }
             ),
         )
         spec = CommandSpec(
@@ -493,7 +493,7 @@ def _consequences(
 
 def _json(value: object) -> str:
     """JSON text that any database takes: half characters are written as escapes."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = _encode(value)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

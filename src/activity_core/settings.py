@@ -142,9 +142,18 @@ class Settings:
         """The lock that makes one engine per state folder."""
         return self.state_dir / "engine.lock"
 
-    @property
-    def input_dir(self) -> Path:
-        """The JSON input files of the commands in progress."""
+    def input_dir(self, ledger_id: str) -> Path:
+        """Where the JSON input files of the commands in progress lie: in memory where the system offers that.
+
+        Each file lives as long as its command, and writing it to a disk cost more than all the rest of a start.
+        Looked for: systemd's runtime directory, the session's, /dev/shm, else the state folder.
+        """
+        for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+            folder = os.environ.get(name, "").split(":")[0]
+            if folder and os.access(folder, os.W_OK | os.X_OK):
+                return Path(folder) / f"activity-core-{ledger_id[:16]}"
+        if os.access("/dev/shm", os.W_OK | os.X_OK):
+            return Path(f"/dev/shm/activity-core-{os.geteuid()}-{ledger_id[:16]}")
         return self.state_dir / "input"
 
 

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 BUSY_TIMEOUT_MS = 10_000
 RETRY_PAUSE_S = 0.25
 GATHER_S = 0.001
+BUSY_GROUP = 2
 
 
 class DatabaseError(Exception):
@@ -143,8 +144,8 @@ class GroupCommit(Generic[Op, Result]):
         with self._lock:
             first = not self._waiting
             self._waiting.append((op, future))
-        if first:
-            self._wake.set()
+        if first:  # not at once: what is submitted in the same turn of the loop shares the commit
+            self._loop.call_soon(self._wake.set)
         return future
 
     def close(self, timeout_s: float = 10.0) -> bool:
@@ -163,7 +164,7 @@ class GroupCommit(Generic[Op, Result]):
                 time.sleep(GATHER_S)
             with self._lock:
                 group, self._waiting = self._waiting, []
-            self._is_busy = len(group) > 1
+            self._is_busy = len(group) > BUSY_GROUP
             if group:
                 connection = self._write_until_done(connection, group)
             elif self._closing:
@@ -246,17 +247,33 @@ def _fail(futures: list[asyncio.Future[Result]], failures: Sequence[BaseExceptio
             future.set_exception(failure)
 
 
-def upgrade(engine: sa.Engine, script_location: str, expected_head: str) -> None:
-    """Brings the schema to `expected_head` by the Alembic scripts at `script_location` (``package:folder``).
+_CREATE_VERSION = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
+    " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+)
 
-    Alembic, which takes longer to import than most starts may last, is loaded only when there is
-    something to do. Raises DatabaseError for a schema newer than this program.
+
+def upgrade(engine: sa.Engine, script_location: str, expected_head: str, metadata: sa.MetaData) -> None:
+    """Brings the schema to `expected_head`: a new database at once, an older one by its Alembic scripts.
+
+    The scripts are at `script_location` (``package:folder``); a test holds them against `metadata`. Alembic takes
+    longer to import than a start may last, so it is loaded only for an older database. Raises DatabaseError for a
+    schema newer than this program.
     """
-    with engine.connect() as connection:
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        if not sa.inspect(connection).get_table_names():
+            metadata.create_all(connection)
+            connection.exec_driver_sql(_CREATE_VERSION)
+            connection.execute(sa.text("INSERT INTO alembic_version VALUES (:head)"), {"head": expected_head})
+            return
         known = sa.inspect(connection).has_table("alembic_version")
         found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if known else None
-    if found == expected_head:
-        return
+    if found != expected_head:
+        upgrade_by_scripts(engine, script_location, found)
+
+
+def upgrade_by_scripts(engine: sa.Engine, script_location: str, found: str | None = None) -> None:
+    """Runs the Alembic scripts from revision `found` on, all of them in one transaction. Raises DatabaseError."""
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 
 from activity_core.ledger import schema
 from activity_core.ledger.store import LEDGER_FILE, Ledger
-from activity_plumbing.database import DatabaseError, open_sqlite
+from activity_plumbing.database import DatabaseError, open_sqlite, upgrade_by_scripts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +20,36 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-@pytest.mark.parametrize(("file", "metadata"), [("ledger.db", schema.metadata), ("output.db", schema.output_metadata)])
-def test_the_migrations_and_the_tables_agree(tmp_path: Path, file: str, metadata: sa.MetaData) -> None:
-    Ledger.open(tmp_path).close()
-    with open_sqlite(tmp_path / file).connect() as connection:
+BOTH = pytest.mark.parametrize(
+    ("file", "scripts", "metadata"),
+    [("ledger.db", "migrations", schema.metadata), ("output.db", "output_migrations", schema.output_metadata)],
+)
+
+
+@BOTH
+def test_the_migrations_and_the_tables_agree(tmp_path: Path, file: str, scripts: str, metadata: sa.MetaData) -> None:
+    engine = open_sqlite(tmp_path / file)
+    upgrade_by_scripts(engine, f"activity_core.ledger:{scripts}")
+    with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+
+
+@BOTH
+def test_a_new_database_is_what_the_scripts_would_have_made(
+    tmp_path: Path, file: str, scripts: str, metadata: sa.MetaData
+) -> None:
+    by_scripts = open_sqlite(tmp_path / file)
+    upgrade_by_scripts(by_scripts, f"activity_core.ledger:{scripts}")
+    Ledger.open(tmp_path / "state").close()
+
+    def described(engine: sa.Engine) -> set[tuple[str, str]]:
+        with engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
+        return {(row[0], "".join(row[1].split())) for row in rows}
+
+    assert described(open_sqlite(tmp_path / "state" / file)) == described(by_scripts)
+    assert metadata.tables
 
 
 @pytest.mark.parametrize(

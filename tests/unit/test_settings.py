@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -128,7 +129,20 @@ def test_the_files_of_the_engine_lie_in_the_state_folder() -> None:
 
     assert settings.socket_path == Path("/var/lib/x/engine.sock")
     assert settings.lock_path == Path("/var/lib/x/engine.lock")
-    assert settings.input_dir == Path("/var/lib/x/input")
+
+
+def test_input_files_lie_in_a_runtime_folder_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(state_dir=Path("/var/lib/x"))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    assert settings.input_dir("abc") == tmp_path / "activity-core-abc"
+    monkeypatch.delenv("RUNTIME_DIRECTORY")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such/folder")
+    assert settings.input_dir("abc") in (
+        Path(f"/dev/shm/activity-core-{os.geteuid()}-abc"),
+        Path("/var/lib/x/input"),
+    )
 
 
 def test_the_token_is_not_shown_with_the_settings() -> None:

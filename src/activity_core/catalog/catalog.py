@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING
 
 from activity_core.catalog.load import LOADER, content_hash, load, read_file, restore, trigger_hash_of
@@ -92,21 +93,26 @@ class Catalog:
         self._known: dict[str, tuple[str, str]] = {}
         self._told: dict[str, tuple[Problem, ...]] = {}
         self._is_first = True
+        self._had_folder_problems = False
         self.in_force: dict[str, InForce] = {}
         self.problems: dict[str, tuple[Problem, ...]] = {}
 
     def scan(self, now: Instant) -> Changes:
         """Reads what has changed on disk, settles claims, records and returns the difference."""
         if self._is_first:
-            self._holders = {record.id: record for record in self._ledger.definitions()}
+            self._holders = {intern(record.id): _interned(record) for record in self._ledger.definitions()}
             self._known = self._ledger.versions_in_force(LOADER)
-        fresh = self._read_changed_files()
+        fresh, is_changed = self._read_changed_files()
+        folder_problems = self._folder_problems()
+        if not (is_changed or self._is_first or self._absent_since or folder_problems or self._had_folder_problems):
+            return Changes()
+        self._had_folder_problems = bool(folder_problems)
         outcome = _Outcome()
         before = dict(self.in_force)
         problems: dict[str, list[Problem]] = {
             file.problems[0].path: list(file.problems) for file in self._files.values() if file.problems
         }
-        problems.update(self._folder_problems())
+        problems.update(folder_problems)
         recheck_at = self._settle(fresh, now, outcome, problems)
         self._record_versions(fresh, now, outcome)
         changed_problems = self._note_problems(problems, now, outcome)
@@ -139,19 +145,24 @@ class Catalog:
 
     # -- reading --
 
-    def _read_changed_files(self) -> dict[str, _Fresh]:
-        """Reads new and changed files; by version hash, what was read and is valid."""
+    def _read_changed_files(self) -> tuple[dict[str, _Fresh], bool]:
+        """Reads new and changed files; by version hash what was read and is valid, and whether anything changed."""
+        is_changed = False
         fresh: dict[str, _Fresh] = {}
         seen: set[str] = set()
         for path, signature in self._walk():
+            path = intern(path)
             seen.add(path)
             known = self._files.get(path)
             if known is not None and known.signature == signature:
                 continue
             self._files[path] = self._read(path, signature, fresh)
-        for path in self._files.keys() - seen:
-            del self._files[path]
-        return fresh
+            is_changed = True
+        if len(seen) != len(self._files):
+            is_changed = True
+            for path in self._files.keys() - seen:
+                del self._files[path]
+        return fresh, is_changed
 
     def _walk(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
         folders = [str(folder) for folder in self._folders]
@@ -179,7 +190,7 @@ class Catalog:
             return _File(signature, problems=(problem,))
         try:
             text = read_file(Path(path))
-            version_hash = content_hash(text)
+            version_hash = VersionHash(intern(content_hash(text)))
             if version_hash in fresh:
                 claims = fresh[version_hash].definition.id
             else:
@@ -192,11 +203,11 @@ class Catalog:
 
     def _checked(self, text: bytes, version_hash: VersionHash, path: str) -> _Fresh:
         """The version of a text, from the ledger where this loader has checked it before."""
-        known = self._known.get(version_hash)
+        known = self._known.pop(version_hash, None)
         if known is not None:
             definition = restore(known[0])
             if definition is not None:
-                return _Fresh(definition, known[0], None)
+                return _Fresh(definition, "", None)
         loaded = load(text, path)
         return _Fresh(loaded.definition, loaded.plain_json, text)
 
@@ -315,7 +326,7 @@ class Catalog:
                 return
             definition = loaded.definition
             fresh[file.version_hash] = _Fresh(definition, loaded.plain_json, text)
-        trigger_hash = trigger_hash_of(definition.schedule) if definition.enabled else ""
+        trigger_hash = intern(trigger_hash_of(definition.schedule)) if definition.enabled else ""
         self.in_force[name] = InForce(
             definition=definition, version_hash=file.version_hash, path=path, trigger_hash=trigger_hash
         )
@@ -448,6 +459,16 @@ class Catalog:
                 outcome.holders.append(record)
         self._told = self.problems = told
         return changed
+
+
+def _interned(record: DefinitionRecord) -> DefinitionRecord:
+    """The same record with texts that the catalog keeps anyway, so that each is in memory once."""
+    return replace(
+        record,
+        path=intern(record.path),
+        version_hash=VersionHash(intern(record.version_hash)),
+        trigger_hash=intern(record.trigger_hash),
+    )
 
 
 def _signature(entry: os.DirEntry[str]) -> tuple[int, int, int] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sys import intern
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from activity_core.definition.model import (
     CalendarSchedule,
@@ -44,8 +44,14 @@ _OVERLAP_OF_MISFIRE = {
     MisfirePolicy.RUN_ONCE: OverlapPolicy.QUEUE_ONE,
     MisfirePolicy.RUN_ALL: OverlapPolicy.QUEUE_ALL,
 }
-_policies: dict[Policy, Policy] = {}
-_retries: dict[Retry, Retry] = {}
+_shared: dict[object, Any] = {}
+"""Equal parts of definitions, kept once: ten thousand definitions have a few dozen schedules and policies."""
+
+Part = TypeVar("Part")
+
+
+def _share(part: Part) -> Part:
+    return cast("Part", _shared.setdefault(part, part))
 
 
 def build(plain: Plain) -> Definition:
@@ -59,7 +65,7 @@ def build(plain: Plain) -> Definition:
         schedule=_schedule(plain["trigger"]),
         policy=_policy(plain["trigger"]),
         context=tuple(_query(query) for query in plain["context"]),
-        when=tuple(intern(text) for text in plain["rule"]["when"]) if plain.get("rule") else (),
+        when=_share(tuple(plain["rule"]["when"])) if plain.get("rule") else (),
         for_each=for_each
         and ForEach(
             items=for_each["items"],
@@ -74,12 +80,12 @@ def build(plain: Plain) -> Definition:
 def _schedule(trigger: Plain) -> Schedule:
     match trigger["trigger_type"]:
         case "cron":
-            return CronSchedule(expression=intern(trigger["cron_expression"]), timezone=intern(trigger["timezone"]))
+            return _share(CronSchedule(expression=trigger["cron_expression"], timezone=trigger["timezone"]))
         case "calendar":
             return CalendarSchedule(expression=trigger["on_calendar"], timezone=intern(trigger["timezone"]))
         case "interval":
-            return IntervalSchedule(
-                every_us=parse_duration_us(trigger["every"]), anchor=parse_instant(trigger["anchor"])
+            return _share(
+                IntervalSchedule(every_us=parse_duration_us(trigger["every"]), anchor=parse_instant(trigger["anchor"]))
             )
         case _:
             debounce = trigger["debounce"]
@@ -109,16 +115,17 @@ def _policy(trigger: Plain) -> Policy:
             window_us=parse_duration_us(trigger["catchup_window"]),
             jitter_us=parse_duration_us(trigger["jitter"]),
         )
-    return _policies.setdefault(policy, policy)
+    return _share(policy)
 
 
 def _query(query: Plain) -> ContextQuery:
     arguments = {intern(name): value for name, value in query.items() if name not in ("kind", "bind")}
-    return ContextQuery(
-        kind=intern(query["kind"]),
-        bind=intern(query["bind"]),
-        arguments=MappingProxyType(arguments) if arguments else _EMPTY,
-    )
+    kind, bind = intern(query["kind"]), intern(query["bind"])
+    if not arguments:
+        return cast(
+            "ContextQuery", _shared.setdefault((kind, bind), ContextQuery(kind=kind, bind=bind, arguments=_EMPTY))
+        )
+    return ContextQuery(kind=kind, bind=bind, arguments=MappingProxyType(arguments))
 
 
 def _instruction(plain: Plain) -> Instruction:
@@ -149,7 +156,7 @@ def _instruction(plain: Plain) -> Instruction:
         exit_codes=MappingProxyType({int(code): meaning for code, meaning in plain["exit_codes"].items()})
         if plain["exit_codes"]
         else _EMPTY,
-        retry=_retries.setdefault(attempts, attempts),
+        retry=_share(attempts),
         on_interrupt=OnInterrupt(plain["on_interrupt"]),
         on_failure=OnFailure(plain["on_failure"]),
         runs_on=tuple(plain["runs_on"]),

@@ -67,8 +67,9 @@ class Ledger:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = open_sqlite(folder / LEDGER_FILE)
         output_engine = open_sqlite(folder / OUTPUT_FILE, synchronous="NORMAL", incremental_vacuum=True)
-        upgrade(engine, "activity_core.ledger:migrations", schema.LEDGER_HEAD)
-        upgrade(output_engine, "activity_core.ledger:output_migrations", schema.OUTPUT_HEAD)
+        upgrade(engine, "activity_core.ledger:migrations", schema.LEDGER_HEAD, schema.metadata)
+        scripts = "activity_core.ledger:output_migrations"
+        upgrade(output_engine, scripts, schema.OUTPUT_HEAD, schema.output_metadata)
         return cls(engine, output_engine)
 
     @staticmethod

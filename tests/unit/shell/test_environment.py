@@ -198,7 +198,7 @@ def test_a_secret_that_is_empty_too_long_or_holds_a_nul_is_refused_even_where_th
     _, folder = places
     (folder / "TOKEN").write_bytes(content)
 
-    with pytest.raises(ConfigurationError, match="TOKEN.* longer than"):
+    with pytest.raises(ConfigurationError, match=r"TOKEN.* longer than"):
         read_secret("TOKEN", environment={"TOKEN": "other"}, folder=folder)
 
 
