@@ -92,7 +92,7 @@ def _slot_lines(run: RunRecord, definition: Definition | None) -> list[str]:
         policy = definition.policy
         text = f"{policy.misfire.value} (grace {format_duration(policy.grace_us)})"
         is_misfire = run.state is State.MISSED
-        lines.append(_line("misfire", f"{text}: {_because(run)}" if is_misfire else f"{text}: it was decided in time"))
+        lines.append(_line("misfire", f"{text}: {_because(run)}" if is_misfire else f"{text}: not a misfire"))
         overlap = f"{policy.overlap.value}: "
         if run.reason is Reason.OVERLAP:
             overlap += f"run {run.blocked_by} was in progress" if run.blocked_by else "a run was in progress"
