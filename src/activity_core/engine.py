@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from activity_core.catalog.catalog import Catalog, Changes, InForce
@@ -42,7 +42,7 @@ from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
 from activity_core.shell.process import Processes
 from activity_core.trigger import Trigger, trigger_of
 from activity_plumbing.alarm import WallAlarm
-from activity_plumbing.clock import DAY_US, Clock, Instant, to_datetime
+from activity_plumbing.clock import DAY_US, MINUTE_US, Clock, Instant, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -465,6 +465,7 @@ class Engine:
         given_up: list[GivenUp] = []
         regrant: list[RunId] = []
         entries: dict[str, InForce] = {}
+        before = [scheduled.cursor for scheduled in due]
         for scheduled in due:
             entry = scheduled.entry
             name = entry.definition.id
@@ -478,9 +479,14 @@ class Engine:
         if not (rows or cursors or given_up or regrant):
             return
         self._queueing = {row.definition_id for row in rows if row.state is State.PENDING and not row.is_granted}
-        written = await self._writer.write(
-            RecordDecisions(at=now, rows=rows, cursors=cursors, given_up=given_up, regrant=regrant)
-        )
+        write = RecordDecisions(at=now, rows=rows, cursors=cursors, given_up=given_up, regrant=regrant)
+        try:
+            written = await self._writer.write(write)
+        except Exception:
+            for scheduled, cursor in zip(due, before, strict=True):
+                scheduled.cursor = cursor
+            await self._decide_one_by_one(due, now, standing)
+            return
         for each in given_up:
             ticket = self._tickets.get(each.run_id)
             if ticket is not None:
@@ -502,6 +508,18 @@ class Engine:
                 )
         self._queueing = set()
         self._let_through(written.granted)
+
+    async def _decide_one_by_one(
+        self, due: Sequence[_Scheduled], now: Instant, standing: dict[str, list[Standing]] | None
+    ) -> None:
+        """After a refused write: each definition by itself; the one that cannot be written is tried again later."""
+        if len(due) > 1:
+            for scheduled in due:
+                await self._decide_and_record([scheduled], now, standing)
+            return
+        name = due[0].entry.definition.id
+        log.exception("the slots of %s cannot be recorded; trying again in a minute", name)
+        self._push(due[0], Instant(now + MINUTE_US))
 
     def _situation(self, scheduled: _Scheduled, now: Instant, standing: Sequence[Standing]) -> Situation:
         definition = scheduled.entry.definition
@@ -585,13 +603,30 @@ class Engine:
             self._keep(self._regrant())
         if outcome.end is None:
             return
-        end = outcome.end
+        self._record_end(ticket, outcome.end)
+
+    def _record_end(self, ticket: Ticket, end: EndRow) -> None:
         writing = asyncio.ensure_future(self._writer.write(end))
         self._endings.add(writing)
 
         def recorded(writing: asyncio.Future[Written]) -> None:
             self._endings.discard(writing)
-            self._ended(ticket, end, writing.result())
+            failure = writing.exception()
+            if failure is None:
+                self._ended(ticket, end, writing.result())
+                return
+            log.error("the end of run %s cannot be recorded as it is", ticket.run_id, exc_info=failure)
+            bare = replace(
+                end,
+                detail="parts of this run could not be recorded; see the engine's log",
+                output=(),
+                rolled_out=(),
+                context_json=None,
+                rule_json=None,
+                notify=end.notify and "see its history",
+            )
+            if bare != end:
+                self._record_end(ticket, bare)
 
         writing.add_done_callback(recorded)
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import signal
 import time
 import uuid
@@ -96,6 +97,8 @@ def _handle_signals(engine: Engine, stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle)
+    # a terminal that closes ends what runs in it; a service manager means: look at the files again
+    loop.add_signal_handler(signal.SIGHUP, handle if os.isatty(0) else engine.files_changed)
 
 
 def manual_row(ledger: Ledger, name: str, *, request_id: str, asked_by: str) -> SlotRow:

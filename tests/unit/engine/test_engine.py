@@ -576,3 +576,55 @@ def test_the_number_of_slots_in_memory_stays_bounded_while_catching_up(bench: Be
         bench.assert_covered("t.a", MINUTE_US, SLOT + MINUTE_US, SLOT + 30 * DAY_US)
 
     asyncio.run(main())
+
+
+def _sabotage(bench: Bench, trigger: str) -> None:
+    with bench.ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connection.exec_driver_sql(trigger)
+
+
+def test_a_definition_whose_slots_the_database_refuses_harms_only_itself(bench: Bench) -> None:
+    _sabotage(
+        bench,
+        "CREATE TRIGGER refuse BEFORE INSERT ON runs WHEN NEW.definition_id = 't.bad'"
+        " BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    )
+
+    async def main() -> None:
+        bench.define("t.a", "every: 1h")
+        bench.define("t.bad", "every: 1h")
+        async with bench.engine() as engine:
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await bench.settled()
+            _sabotage(bench, "DROP TRIGGER refuse")
+            bench.clock.pass_time(MINUTE_US - SECOND_US)
+            await engine.tick()
+            assert bench.rows("t.bad") == []
+            bench.clock.pass_time(SECOND_US)
+            await engine.tick()
+            await bench.settled()
+
+    asyncio.run(main())
+    assert [row.state for row in bench.rows("t.a")] == [State.SUCCEEDED]
+    assert [(row.state, row.reason) for row in bench.rows("t.bad")] == [(State.SUCCEEDED, None)]
+
+
+def test_an_end_that_the_database_refuses_is_recorded_without_its_details(bench: Bench) -> None:
+    _sabotage(
+        bench,
+        "CREATE TRIGGER refuse BEFORE UPDATE ON runs WHEN NEW.detail = 'poison'"
+        " BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    )
+
+    async def main() -> None:
+        bench.define("t.a", "every: 1h", instruction="cmd: 'echo poison; exit 1'")
+        async with bench.engine() as engine:
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await bench.settled()
+
+    asyncio.run(main())
+    (row,) = bench.rows()
+    assert row.state is State.FAILED
+    assert "could not be recorded" in (row.detail or "")
