@@ -42,7 +42,7 @@ from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
 from activity_core.shell.process import Processes
 from activity_core.trigger import Trigger, trigger_of
 from activity_plumbing.alarm import WallAlarm
-from activity_plumbing.clock import DAY_US, MINUTE_US, Clock, Instant, to_datetime
+from activity_plumbing.clock import DAY_US, SECOND_US, Clock, Instant, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 60.0
+REFUSED_AGAIN_US = 10 * SECOND_US
+"""Well within the usual grace, so that the slot still is on time."""
 PRUNE_EVERY_S = 3600.0
 _MOST_PER_TICK = 2_000
 """Definitions decided in one transaction; more that are due follow in the next."""
@@ -518,8 +520,8 @@ class Engine:
                 await self._decide_and_record([scheduled], now, standing)
             return
         name = due[0].entry.definition.id
-        log.exception("the slots of %s cannot be recorded; trying again in a minute", name)
-        self._push(due[0], Instant(now + MINUTE_US))
+        log.exception("the slots of %s cannot be recorded; trying again in ten seconds", name)
+        self._push(due[0], Instant(now + REFUSED_AGAIN_US))
 
     def _situation(self, scheduled: _Scheduled, now: Instant, standing: Sequence[Standing]) -> Situation:
         definition = scheduled.entry.definition
