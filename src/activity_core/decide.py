@@ -339,7 +339,7 @@ def _start(judge: _Judge, slot: Instant, run_id: RunId | None = None) -> None:
     if judge.is_paused:
         _give_up_one(judge, slot, State.SKIPPED, Reason.PAUSED, run_id=run_id)
         return
-    blocker = judge.active[0].run_id if judge.active else None
+    blocker = next((run.run_id for run in judge.active if run.run_id), None)  # 0: not recorded yet
     waits = False
     match judge.situation.policy.overlap:
         case OverlapPolicy.ALLOW:

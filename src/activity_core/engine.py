@@ -14,7 +14,10 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
 
 from activity_core.catalog.catalog import Catalog, Changes, InForce
 from activity_core.clockwatch import ClockWatch, Jump
@@ -43,6 +46,7 @@ from activity_core.shell.process import Processes
 from activity_core.trigger import Trigger, trigger_of
 from activity_plumbing.alarm import WallAlarm
 from activity_plumbing.clock import DAY_US, SECOND_US, Clock, Instant, to_datetime
+from activity_plumbing.database import is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -55,6 +59,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 60.0
+RESCAN_AFTER_FAILURE_S = 5.0
+STOP_WRITES_S = 10.0
+"""How long a stop waits for the last ends to be written; what is not is found by the next start."""
 REFUSED_AGAIN_US = 10 * SECOND_US
 """Well within the usual grace, so that the slot still is on time."""
 PRUNE_EVERY_S = 3600.0
@@ -104,7 +111,9 @@ class Engine:
         self._timers: dict[RunId, asyncio.TimerHandle] = {}
         self._recheck: asyncio.TimerHandle | None = None
         self._scan_lock = asyncio.Lock()
-        self._resync_lock = asyncio.Lock()
+        self._hands = asyncio.Lock()
+        """Held while rows are recorded and taken in hand, so that nobody finds a row between the two."""
+        self._standing_again: dict[str, Sequence[Standing]] = {}
         self._stopping = False
         self._only: RunId | None = None
         self.trouble: str | None = None
@@ -151,7 +160,7 @@ class Engine:
         self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._finished)
         self._alarm = WallAlarm(self._changed.set)
         if jump is not None:
-            self._apply_jump(jump)
+            await self._apply_jump(jump)
         self._gaps = [
             Gap(since=gap.since, until=gap.until, reason=gap.reason)
             for gap in self._ledger.gaps_after(Instant(now - 400 * DAY_US))
@@ -160,7 +169,7 @@ class Engine:
         left = self._ledger.active_runs()
         self._apply_catalog(self.catalog.scan(now))
         if schedules:
-            self._cursors_from_ledger()
+            await self._cursors_from_ledger()
         await self._take_over(left)
         if schedules:
             self._keep(self._housekeep())
@@ -177,12 +186,13 @@ class Engine:
     async def tick(self) -> None:
         """Decides everything that is due now, records it, and starts what may start; then sets the alarm."""
         while not self._stopping:
-            self._look_at_clock()
+            await self._look_at_clock()
             now = self._clock.now()
             due = self._pop_due(now)
             if not due:
                 break
-            await self._decide_and_record(due, now)
+            async with self._hands:
+                await self._decide_and_record(due, now)
         self._alarm.set(self.next_due())
 
     async def stop(self, *, grace_us: int | None = None) -> None:
@@ -215,8 +225,8 @@ class Engine:
 
     async def _drained(self) -> None:
         await self._dispatch.drained()
-        while self._endings:
-            await asyncio.wait(set(self._endings))
+        if self._endings:
+            await asyncio.wait(set(self._endings), timeout=STOP_WRITES_S)
 
     async def _close(self) -> None:
         for task in tuple(self._tasks):
@@ -229,11 +239,15 @@ class Engine:
         await self._processes.settle()
         self._processes.close()
         await self._tools.close()
-        self._writer.close()
+        if not self._writer.close():
+            log.error("the ends of the last runs could not be written; the next start will call them interrupted")
         with contextlib.suppress(OSError):
             self._input_dir.rmdir()
         if self._engine_id is not None:
-            self._ledger.note_alive(self._engine_id, self._clock.now(), self._clock.boottime_us(), stopped=True)
+            try:
+                self._ledger.note_alive(self._engine_id, self._clock.now(), self._clock.boottime_us(), stopped=True)
+            except Exception as failure:
+                log.error("the stop could not be recorded: %s", failure)
 
     # -- what wakes the loop besides the alarm --
 
@@ -254,29 +268,38 @@ class Engine:
         async with self._scan_lock:
             if self._stopping:
                 return
-            changes = await asyncio.to_thread(self.catalog.scan, self._clock.now())
+            try:
+                changes = await asyncio.to_thread(self.catalog.scan, self._clock.now())
+            except Exception as failure:
+                log.error("the definitions could not be recorded, and are read again soon: %s", failure)
+                asyncio.get_running_loop().call_later(RESCAN_AFTER_FAILURE_S, self.files_changed)
+                return
         self._apply_catalog(changes)
         self._changed.set()
 
     async def _resync(self) -> None:
-        async with self._resync_lock:
+        async with self._hands:
             if self._stopping:
                 return
-            await asyncio.to_thread(self._load_pauses)
+            self._load_pauses()
             rows = await asyncio.to_thread(self._ledger.active_runs)
             found = {row.id for row in rows}
             for row in rows:
+                ticket = self._tickets.get(row.id)
                 if row.state is State.RUNNING and row.cancel_asked_at is not None:
                     self._executor.cancel(row.id)
-                elif row.state is State.PENDING and row.id not in self._tickets and self._only in (None, row.id):
-                    await self._adopt(row)
+                elif row.state is State.PENDING and ticket is not None and row.granted_at is not None:
+                    self._let_through([row.id])
+                elif row.state is State.PENDING and ticket is None and self._only in (None, row.id):
+                    await self._adopt(row.id)
             for run_id in [run_id for run_id, ticket in self._tickets.items() if run_id not in found]:
                 await self._gone(run_id)
 
-    async def _adopt(self, row: RunRecord) -> None:
+    async def _adopt(self, run_id: RunId) -> None:
         """A pending run that another process recorded: judge it, unless it was let through already."""
-        ticket = self._ticket_of(row)
-        if ticket is None:
+        row = self._ledger.run(run_id)  # read again: a run adopted before it may have let it through
+        ticket = None if row is None or row.state is not State.PENDING else self._ticket_of(row)
+        if row is None or ticket is None:
             return
         active = tuple(self._active.get(row.definition_id, {}).values())
         self._hold(ticket)
@@ -330,27 +353,42 @@ class Engine:
         await asyncio.to_thread(self.catalog.note_origins)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            assert self._engine_id is not None
-            await asyncio.to_thread(
-                self._ledger.note_alive, self._engine_id, self._clock.now(), self._clock.boottime_us()
-            )
-            await self._resync()
-            if loop.time() >= next_scan:
-                await self._rescan()
-                await asyncio.to_thread(self.catalog.note_origins)
-                next_scan = loop.time() + self._settings.rescan_interval / 1e6
-            if loop.time() >= next_prune:
-                await asyncio.to_thread(prune, self._ledger, self._settings, self._clock.now())
-                next_prune = loop.time() + PRUNE_EVERY_S
+            try:
+                if loop.time() >= next_prune:  # first: on a full disk it makes room for the rest
+                    next_prune = loop.time() + PRUNE_EVERY_S
+                    await asyncio.to_thread(prune, self._ledger, self._settings, self._clock.now())
+                assert self._engine_id is not None
+                await asyncio.to_thread(
+                    self._ledger.note_alive, self._engine_id, self._clock.now(), self._clock.boottime_us()
+                )
+                await self._resync()
+                if loop.time() >= next_scan:
+                    next_scan = loop.time() + self._settings.rescan_interval / 1e6
+                    await self._rescan()
+                    await asyncio.to_thread(self.catalog.note_origins)
+            except Exception as failure:  # most likely the disk; the next minute tries again
+                log.error("housekeeping failed and is tried again in a minute: %s", failure)
 
     # -- the clock --
 
-    def _look_at_clock(self) -> None:
+    async def _look_at_clock(self) -> None:
         jump = self._watch.look()
         if jump is not None:
-            self._apply_jump(jump)
+            await self._apply_jump(jump)
 
-    def _apply_jump(self, jump: Jump) -> None:
+    async def _insist(self, write: Callable[[], None]) -> None:
+        """Writes to the ledger, again and again while it passes by itself: the disk is full, the file locked."""
+        while True:
+            try:
+                write()
+                return
+            except DBAPIError as failure:
+                if not is_passing(failure):
+                    raise
+                log.error("the ledger cannot be written: %s; trying again until it can", failure.orig)
+                await asyncio.sleep(1.0)
+
+    async def _apply_jump(self, jump: Jump) -> None:
         """Remembers why nothing could start; after a step back, opens again what has not come yet."""
         for gap in jump.gaps:
             log.warning(
@@ -359,13 +397,13 @@ class Engine:
                 to_datetime(gap.until),
                 gap.reason.value,
             )
-            self._ledger.add_gap(gap.since, gap.until, gap.reason, jump.now)
             self._gaps.append(gap)
+            await self._insist(partial(self._ledger.add_gap, gap.since, gap.until, gap.reason, jump.now))
         if jump.went_back:
             log.warning("the wall clock went back to %s", to_datetime(jump.now))
-            self._step_back(jump.now)
+            await self._step_back(jump.now)
 
-    def _step_back(self, now: Instant) -> None:
+    async def _step_back(self, now: Instant) -> None:
         gone: list[RunId] = []
         shortened: list[tuple[RunId, Instant, int]] = []
         for row in self._ledger.given_up_after(now):
@@ -376,8 +414,7 @@ class Engine:
             last = None if trigger is None else trigger.last_before(Instant(now + 1), Instant(row.slot - 1))
             if trigger is not None and last is not None:
                 shortened.append((row.id, last, trigger.count(Instant(row.slot - 1), Instant(now + 1))))
-        self._ledger.reopen(gone, shortened)
-        self._ledger.set_back_cursors(now)
+        await self._insist(partial(self._ledger.step_back, now, gone, shortened))
         for scheduled in self._scheduled.values():
             if scheduled.cursor > now:
                 scheduled.cursor = now
@@ -418,11 +455,11 @@ class Engine:
         if changes.in_force or changes.removed or changes.problems:
             self._on_change(changes)
 
-    def _cursors_from_ledger(self) -> None:
+    async def _cursors_from_ledger(self) -> None:
         """A last engine's clock may have been ahead: no cursor lies in the future."""
         now = self._clock.now()
         if any(scheduled.cursor > now for scheduled in self._scheduled.values()):
-            self._step_back(now)
+            await self._step_back(now)
 
     # -- the heap --
 
@@ -472,7 +509,7 @@ class Engine:
             entry = scheduled.entry
             name = entry.definition.id
             entries[name] = entry
-            decision = decide(self._situation(scheduled, now, (standing or {}).get(name, ())))
+            decision = decide(self._situation(scheduled, now, (standing or self._standing_again).get(name, ())))
             rows += self._rows(decision, entry, now, given_up, regrant)
             if decision.cursor != scheduled.cursor:
                 cursors.append(CursorMove(definition_id=name, trigger_hash=entry.trigger_hash, slot=decision.cursor))
@@ -506,9 +543,12 @@ class Engine:
                         slot=row.slot,
                         due_at=row.due_at,
                         has_permit=row.permit_key is not None,
+                        problem=row.detail,
                     )
                 )
         self._queueing = set()
+        for written_name in entries:
+            self._standing_again.pop(written_name, None)
         self._let_through(written.granted)
 
     async def _decide_one_by_one(
@@ -520,6 +560,7 @@ class Engine:
                 await self._decide_and_record([scheduled], now, standing)
             return
         name = due[0].entry.definition.id
+        self._standing_again[name] = (standing or {}).get(name, ())
         log.exception("the slots of %s cannot be recorded; trying again in ten seconds", name)
         self._push(due[0], Instant(now + REFUSED_AGAIN_US))
 
@@ -567,17 +608,22 @@ class Engine:
                     )
                 case GiveUp(run_id=run_id):
                     assert run_id is not None
-                    given_up.append(GivenUp(run_id=run_id, state=action.state, reason=action.reason, at=now))
+                    blocker = action.blocked_by
+                    given_up.append(
+                        GivenUp(run_id=run_id, state=action.state, reason=action.reason, at=now, blocked_by=blocker)
+                    )
 
     # -- runs in hand --
 
     def _hold(self, ticket: Ticket) -> None:
         self._tickets[ticket.run_id] = ticket
         runs = self._active.setdefault(ticket.definition.id, {})
-        runs[ticket.run_id] = ActiveRun(run_id=ticket.run_id, is_waiting=not ticket.is_granted)
+        runs[ticket.run_id] = ActiveRun(run_id=ticket.run_id, is_waiting=not ticket.is_granted and ticket.attempt == 0)
 
     def _release(self, ticket: Ticket) -> None:
-        self._tickets.pop(ticket.run_id, None)
+        if self._tickets.get(ticket.run_id) is not ticket:
+            return
+        del self._tickets[ticket.run_id]
         runs = self._active.get(ticket.definition.id)
         if runs is not None:
             runs.pop(ticket.run_id, None)
@@ -661,6 +707,7 @@ class Engine:
         written = await self._writer.write(Requeue(run_id=ticket.run_id, at=self._clock.now()))
         if not written.done:
             self._release(ticket)
+            await self._regrant()
         self._let_through(written.granted)
 
     # -- taking over from an earlier engine --
@@ -736,6 +783,7 @@ class Engine:
             asked_by=row.asked_by,
             context=kept if row.attempt else {},
             has_permit=row.permit_key is not None,
+            problem=row.detail if row.attempt == 0 else None,
         )
 
     def _definition_of_version(self, version_hash: VersionHash, name: str | None = None) -> Definition | None:
@@ -814,13 +862,12 @@ def new_row(
         kind=kind,
         slot=slot,
         version_hash=version_hash,
-        state=State.PENDING if problem is None else State.FAILED,
-        reason=None if problem is None else Reason.RULE_FAILED,
-        detail=problem,
+        state=State.PENDING,
+        detail=problem,  # fails the run when its turn comes, with all that follows from a failure
         due_at=due_at,
         created_at=now,
         is_serial=definition.policy.overlap is not OverlapPolicy.ALLOW,
-        is_granted=problem is None and not waits and key is None and kind is Kind.SCHEDULE,
+        is_granted=not waits and key is None and kind is Kind.SCHEDULE,
         permit_key=key,
         permit_limit=None if concurrency is None else concurrency.limit,
         request_id=request_id,

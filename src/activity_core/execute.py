@@ -62,6 +62,8 @@ class Ticket:
     interruptions: int = 0
     has_permit: bool = False
     asked_by: str | None = None
+    problem: str | None = None
+    """What was found wrong when it was recorded; fails the run when its turn comes."""
     context: dict[str, object] = field(default_factory=dict)
 
 
@@ -122,6 +124,8 @@ class Executor:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._writes: set[asyncio.Future[Written]] = set()
         self._stopping = False
+        self._ends_all = False
+        self._cancelled: set[RunId] = set()
         base = {**base_environment(), **settings.environment, "ACTIVITY_LEDGER": ledger_id}
         self._environment = base
         self._input_dir = str(input_dir)
@@ -135,9 +139,19 @@ class Executor:
         Never raises for what the run itself does wrong.
         """
         try:
-            prepared = await self._prepare(ticket)
+            return await self._execute(ticket)
         except _GivenBack:
             return GIVEN_BACK
+        except Exception as failure:  # our own mistake, or a source's: it must not hold up what waits behind it
+            log.exception("run %s of %s broke the engine's own code", ticket.run_id, ticket.definition.id)
+            detail = f"activity-core itself failed: {type(failure).__name__}: {failure}"[:500]
+            detail = detail.encode("utf-8", "backslashreplace").decode()
+            return Outcome(end=self._not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.SHELL, detail))
+        finally:
+            self._cancelled.discard(ticket.run_id)
+
+    async def _execute(self, ticket: Ticket) -> Outcome:
+        prepared = await self._prepare(ticket)
         if isinstance(prepared, EndRow):
             return Outcome(end=prepared)
         context_json, rule_json, secrets = prepared
@@ -162,6 +176,7 @@ class Executor:
 
     def cancel(self, run_id: RunId) -> bool:
         """Ends a command because somebody asked; False when it is not in progress here."""
+        self._cancelled.add(run_id)  # also for a command that is just about to start, and against its retry
         found = self._in_progress.get(run_id)
         if found is None:
             return False
@@ -173,7 +188,8 @@ class Executor:
         self._stopping = True
 
     def stop_commands(self, *, at_once: bool) -> None:
-        """Ends every command in progress; `at_once` without the grace."""
+        """Ends every command in progress, and any that is just about to start; `at_once` without the grace."""
+        self._ends_all = True
         for found in tuple(self._in_progress.values()):
             found.command.end(Ending.STOPPED)
             if at_once:
@@ -189,6 +205,8 @@ class Executor:
     async def _prepare(self, ticket: Ticket) -> EndRow | tuple[str | None, str | None, dict[str, str]]:
         """Context and rule: the end of a run that does not get to its command, or what the command needs."""
         definition = ticket.definition
+        if ticket.problem is not None:
+            return self._not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.DECIDE, ticket.problem)
         missing = missing_features(definition)
         if missing:
             features = ", ".join(missing)
@@ -303,6 +321,10 @@ class Executor:
             _unlink(input_path)
             return self._end(ticket, State.FAILED, Reason.NOT_STARTED, str(failure), began_us, None, capture)
         self._in_progress[ticket.run_id] = _InProgress(ticket, command, capture)
+        if self._ends_all:
+            command.end(Ending.STOPPED)
+        elif ticket.run_id in self._cancelled:
+            command.end(Ending.CANCELLED)
         if self._flush_timer is None:
             self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         try:
@@ -395,6 +417,8 @@ class Executor:
         now = self._clock.now()
         retry = ticket.definition.instruction.retry
         due_at = None
+        if ticket.run_id in self._cancelled and state in (State.FAILED, State.TIMED_OUT, State.INTERRUPTED):
+            state, reason = State.CANCELLED, Reason.ASKED
         if state in (State.FAILED, State.TIMED_OUT) and ticket.attempt - ticket.interruptions < retry.max_attempts:
             state = State.RETRY_WAIT
             due_at = Instant(now + retry.delay_before_us(ticket.attempt - ticket.interruptions + 1))

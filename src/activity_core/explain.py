@@ -91,13 +91,21 @@ def _slot_lines(run: RunRecord, definition: Definition | None) -> list[str]:
     if definition is not None and run.kind is Kind.SCHEDULE and not isinstance(definition.schedule, EventSubscription):
         policy = definition.policy
         text = f"{policy.misfire.value} (grace {format_duration(policy.grace_us)})"
-        is_misfire = run.state is State.MISSED
-        lines.append(_line("misfire", f"{text}: {_because(run)}" if is_misfire else f"{text}: not a misfire"))
+        late_us = run.created_at - run.due_at
+        if run.state is State.MISSED:
+            verdict = _because(run)
+        elif late_us > policy.grace_us:
+            verdict = f"decided {format_duration(late_us)} late, and run by this policy"
+        else:
+            verdict = "not a misfire"
+        lines.append(_line("misfire", f"{text}: {verdict}"))
         overlap = f"{policy.overlap.value}: "
         if run.reason is Reason.OVERLAP:
             overlap += f"run {run.blocked_by} was in progress" if run.blocked_by else "a run was in progress"
         else:
-            overlap += "nothing in the way" if run.state is not State.MISSED else "not asked"
+            has_waited = run.attempt <= 1 and run.permit_key is None and (run.granted_at or 0) > run.created_at
+            in_the_way = "it waited for the run before it" if has_waited else "nothing in the way"
+            overlap += "not asked" if run.state is State.MISSED else in_the_way
         lines.append(_line("overlap", overlap))
     return lines
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from activity_core.definition.model import DefinitionId, VersionHash
     from activity_core.run import Kind, Reason, RunId, Stage, State
@@ -186,9 +186,6 @@ class LedgerWriter(Protocol):
 
     def write(self, write: Write) -> Awaitable[Written]:
         """Applies one write; `done` is False when the row was not in a state that allows it."""
-
-    def call(self, work: Callable[[], object]) -> Awaitable[object]:
-        """Runs a blocking read or rare change beside the loop."""
 
 
 class ContextSource(Protocol):

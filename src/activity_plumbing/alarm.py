@@ -50,7 +50,9 @@ class WallAlarm:
         self._loop.add_reader(fd, self._ring)
 
     def set(self, instant: Instant | None) -> None:
-        """Arms the alarm; ``None`` leaves only the clock-step watch."""
+        """Arms the alarm; ``None`` leaves only the clock-step watch. Does nothing once closed."""
+        if self._fd < 0:
+            return
         when = _FAR_FUTURE_US if instant is None else max(1, instant)
         value = _Timespec(when // 1_000_000, when % 1_000_000 * 1000)
         spec = _Itimerspec(_Timespec(0, 0), value)

@@ -244,3 +244,19 @@ def test_settings_give_every_command_its_variables(home: Home) -> None:
         "ACTIVITY_SLOT", "ACTIVITY_FENCE", "ACTIVITY_ATTEMPT", "ACTIVITY_INPUT", "ACTIVITY_LEDGER",
     }  # fmt: skip
     assert os.environ.get("STATE_HUB_HOME") is None
+
+
+def test_run_without_an_engine_is_not_held_up_by_what_waits_for_one(home: Home) -> None:
+    home.define(
+        "t.a",
+        "trigger: {trigger_type: interval, every: 1s, overlap_policy: queue_all, misfire_policy: run_all}\n"
+        "instruction: {kind: shell, cmd: 'sleep 2', concurrency: {key: k}}\n",
+    )
+    with home.serving() as process:
+        ledger = home.ledger()
+        wait_for(lambda: len(ledger.history(states=[State.PENDING])) >= 2, "a queue")
+        process.kill()
+        process.wait()
+    done = home.run("run", "t.a", timeout_s=30)
+    assert done.returncode == 0, done.stderr
+    assert len(ledger.history(states=[State.PENDING])) >= 2

@@ -127,7 +127,7 @@ def test_numbers_rise_and_are_never_used_again(ledger: Ledger) -> None:
         await writer.write(
             RecordDecisions(at=NOW, given_up=[GivenUp(run_id=first, state=State.MISSED, reason=Reason.LATE, at=NOW)])
         )
-        ledger.reopen([first], [])
+        ledger.step_back(NOW, [first], [])
         (second,), _ = await record(writer, slot_row())
         assert second > first
 
@@ -347,7 +347,7 @@ def test_a_step_back_takes_back_what_was_missed_and_has_not_come_yet(ledger: Led
     writing(ledger, work)
     reach = ledger.given_up_after(NOW)
     assert [(row.slot - NOW, row.slot_count) for row in reach] == [(-40, 9), (50, 1)]
-    ledger.reopen([reach[1].id], [(reach[0].id, NOW, 5)])
+    ledger.step_back(NOW, [reach[1].id], [(reach[0].id, NOW, 5)])
     assert [(row.slot - NOW, row.last_slot - NOW, row.slot_count) for row in ledger.history()] == [
         (60, 60, 1),
         (-40, 0, 5),

@@ -93,6 +93,7 @@ class Catalog:
         self._known: dict[str, tuple[str, str]] = {}
         self._told: dict[str, tuple[Problem, ...]] = {}
         self._is_first = True
+        self._unreadable: list[str] = []
         self._had_folder_problems = False
         self.in_force: dict[str, InForce] = {}
         self.problems: dict[str, tuple[Problem, ...]] = {}
@@ -107,8 +108,30 @@ class Catalog:
         if not (is_changed or self._is_first or self._absent_since or folder_problems or self._had_folder_problems):
             return Changes()
         self._had_folder_problems = bool(folder_problems)
-        outcome = _Outcome()
         before = dict(self.in_force)
+        try:
+            changed_problems, recheck_at = self._bring_up_to_date(fresh, folder_problems, now)
+        except Exception:  # nothing was recorded, so nothing has happened: the next scan starts from the ledger
+            self._files, self._absent_since, self._told = {}, {}, {}
+            self.in_force = before
+            self._is_first = True
+            raise
+        self._known = {}
+        self._is_first = False
+        changed = [entry for name, entry in self.in_force.items() if before.get(name) is not entry]
+        removed = [DefinitionId(name) for name in before if name not in self.in_force]
+        return Changes(
+            in_force=changed,
+            removed=removed,
+            problems={path: self.problems.get(path, ()) for path in changed_problems},
+            recheck_at=recheck_at,
+        )
+
+    def _bring_up_to_date(
+        self, fresh: dict[str, _Fresh], folder_problems: dict[str, list[Problem]], now: Instant
+    ) -> tuple[list[str], Instant | None]:
+        """Settles claims and records; the paths whose problems changed, and when to look again."""
+        outcome = _Outcome()
         problems: dict[str, list[Problem]] = {
             file.problems[0].path: list(file.problems) for file in self._files.values() if file.problems
         }
@@ -123,16 +146,7 @@ class Catalog:
                 events=outcome.events,
                 new_cursors=outcome.cursors,
             )
-        self._known = {}
-        self._is_first = False
-        changed = [entry for name, entry in self.in_force.items() if before.get(name) is not entry]
-        removed = [DefinitionId(name) for name in before if name not in self.in_force]
-        return Changes(
-            in_force=changed,
-            removed=removed,
-            problems={path: self.problems.get(path, ()) for path in changed_problems},
-            recheck_at=recheck_at,
-        )
+        return changed_problems, recheck_at
 
     def note_origins(self) -> int:
         """Finds the commits of versions that were loaded before they were committed; how many it found."""
@@ -158,17 +172,19 @@ class Catalog:
                 continue
             self._files[path] = self._read(path, signature, fresh)
             is_changed = True
-        if len(seen) != len(self._files):
-            is_changed = True
-            for path in self._files.keys() - seen:
+        for path in self._files.keys() - seen:
+            if not any(path.startswith(folder + "/") for folder in self._unreadable):
+                is_changed = True
                 del self._files[path]
         return fresh, is_changed
 
     def _walk(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
         folders = [str(folder) for folder in self._folders]
+        self._unreadable = []
         while folders:
+            folder = folders.pop()
             try:
-                with os.scandir(folders.pop()) as entries:
+                with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.name.startswith("."):
                             continue
@@ -178,8 +194,10 @@ class Catalog:
                             signature = _signature(entry)
                             if signature is not None:
                                 yield entry.path, signature
+            except FileNotFoundError:
+                continue  # gone between two looks
             except OSError:
-                continue  # told by _folder_problems, or gone between two looks
+                self._unreadable.append(folder)  # what it held before is not gone, only out of sight
 
     def _read(self, path: str, signature: tuple[int, int, int], fresh: dict[str, _Fresh]) -> _File:
         try:
@@ -218,6 +236,9 @@ class Catalog:
                 said = "cannot be read" if folder.exists() else "does not exist"
                 message = f"the definitions folder {said}; create it, or change `definitions` in the settings"
                 problems[str(folder)] = [Problem(path=str(folder), line=0, column=0, message=message)]
+        for name in self._unreadable:
+            message = "the folder cannot be read; what was in force from it stays"
+            problems.setdefault(name, [Problem(path=name, line=0, column=0, message=message)])
         return problems
 
     # -- claims --

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -121,7 +122,8 @@ async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: 
         try:
             name = find_definition_id(ledger, text)
             row = manual_row(ledger, name, request_id=uuid.uuid4().hex, asked_by=asked_by)
-            run_id = ledger.add_request(row)
+            # nothing else runs without an engine: whatever waits in the ledger must not hold this up
+            run_id = ledger.add_request(replace(row, is_serial=False, permit_key=None, permit_limit=None))
             stopped = asyncio.Event()
 
             def stop() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from activity_core.ports import ContextSource
     from activity_plumbing.clock import Instant
 
+LONGEST_ASK_S = 60.0
+"""For named sources; http_get has a timeout of its own."""
 SHARED_FOR_S = 5.0
 """Runs of one slot share an answer for this long; later ones ask again."""
 
@@ -69,6 +71,8 @@ class ContextGatherer:
             refuse_oversized(query.bind, value)
         except ContextError:
             raise
+        except TimeoutError as failure:
+            raise ContextError(f"no answer within {LONGEST_ASK_S:g} s") from failure
         except Exception as failure:  # a source is foreign code: whatever it raises is a failed query
             raise ContextError(str(failure) or type(failure).__name__) from failure
         return value
@@ -88,7 +92,8 @@ class ContextGatherer:
             if found is None:
                 raise ContextError("no installed package offers this source")
             source = self._sources[query.kind] = found
-        return await source.ask(query.arguments)
+        async with asyncio.timeout(LONGEST_ASK_S):
+            return await source.ask(query.arguments)
 
     async def _http_get(self, arguments: Mapping[str, object]) -> object:
         url = str(arguments["url"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from activity_core.execute import Outcome, Ticket
-
-log = logging.getLogger(__name__)
 
 
 class LocalDispatch:
@@ -29,21 +26,20 @@ class LocalDispatch:
         self._on_end = on_end
         self._queue: deque[Ticket] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._workers = 0
         self._stopping = False
 
     def put(self, ticket: Ticket) -> None:
         """Starts a ticket, or queues it while all workers are busy."""
         if self._stopping:
             return
-        if len(self._tasks) < self._max_parallel:
-            self._start(ticket)
+        if self._workers < self._max_parallel:
+            self._workers += 1
+            task = asyncio.ensure_future(self._work(ticket))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         else:
             self._queue.append(ticket)
-
-    @property
-    def busy(self) -> int:
-        """How many tickets are being worked on."""
-        return len(self._tasks)
 
     def stop(self) -> None:
         """Starts nothing more; what is queued stays pending in the ledger."""
@@ -55,11 +51,6 @@ class LocalDispatch:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    def _start(self, ticket: Ticket) -> None:
-        task = asyncio.ensure_future(self._work(ticket))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _work(self, ticket: Ticket) -> None:
         """One worker: its ticket, and then the next ones waiting.
 
@@ -67,9 +58,7 @@ class LocalDispatch:
         """
         current: Ticket | None = ticket
         while current is not None:
-            try:
-                outcome = await self._execute(current)
-                self._on_end(current, outcome)
-            except Exception:  # our own mistake must not take the other runs of this worker with it
-                log.exception("run %s of %s broke the engine's own code", current.run_id, current.definition.id)
+            outcome = await self._execute(current)
+            self._on_end(current, outcome)
             current = self._queue.popleft() if self._queue and not self._stopping else None
+        self._workers -= 1  # in the same step as the look at the queue: nobody can be queued in between

@@ -22,7 +22,7 @@ facts = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
-    comment="what this ledger says of itself: its id, and min_compatible of the schema",
+    comment="what this ledger says of itself, such as its id",
 )
 
 engines = sa.Table(
@@ -186,8 +186,6 @@ sa.Index(
     sqlite_where=_is_active & runs.c.permit_key.is_not(None),
     postgresql_where=_is_active & runs.c.permit_key.is_not(None),
 )
-_is_kept = runs.c.pruned_at.is_(None)
-sa.Index("runs_created", runs.c.created_at, sqlite_where=_is_kept, postgresql_where=_is_kept)
 
 attempts = sa.Table(
     "attempts",

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 Identity = tuple[str, str, int, str, str]
 
-ACTIVE_STATES = tuple(sorted(state.value for state in ACTIVE))
+
+def is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """True for runs in progress; written out, as a bound parameter keeps SQLite from its partial indexes."""
+    return table.c.state.in_([sa.literal_column(f"'{state}'") for state in sorted(ACTIVE)])
 
 
 def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
@@ -118,7 +121,7 @@ def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple
         execute_rendered(connection, _MOVE_CURSOR, moves)
     for each in write.given_up:
         connection.execute(
-            change_state(each.state, "reason", "ended_at", "blocked_by"),
+            _GIVE_UP[each.state],
             {
                 "run": each.run_id,
                 "new_reason": each.reason.value,
@@ -152,6 +155,11 @@ def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple
     return recorded, granted
 
 
+_GIVE_UP = {
+    state: change_state(state, "reason", "ended_at", "blocked_by").where(runs.c.state == "pending")
+    for state in (State.SKIPPED, State.MISSED, State.CANCELLED)
+}
+
 _rival = runs.alias("rival")
 _first = runs.alias("first")
 
@@ -163,6 +171,7 @@ def _candidates() -> sa.Select[Any]:
         sa.select(_first.c.id)
         .where(
             _first.c.definition_id == runs.c.definition_id,
+            is_active(_first),
             _first.c.state == "pending",
             _first.c.granted_at.is_(None),
             _first.c.is_serial,
@@ -176,6 +185,7 @@ def _candidates() -> sa.Select[Any]:
             runs.c.id, runs.c.definition_id, runs.c.is_serial, runs.c.attempt, runs.c.permit_key, runs.c.permit_limit
         )
         .where(
+            is_active(runs),
             runs.c.state == "pending",
             runs.c.granted_at.is_(None),
             runs.c.definition_id.in_(sa.bindparam("definitions", expanding=True))
@@ -188,6 +198,7 @@ def _candidates() -> sa.Select[Any]:
 
 _HELD = sa.select(sa.func.count()).where(
     _rival.c.permit_key == sa.bindparam("key"),
+    is_active(_rival),
     (_rival.c.state == "running") | ((_rival.c.state == "pending") & _rival.c.granted_at.is_not(None)),
 )
 _HOLDER = (
@@ -195,7 +206,7 @@ _HOLDER = (
     .where(
         _rival.c.definition_id == sa.bindparam("definition"),
         _rival.c.id != sa.bindparam("me"),
-        _rival.c.state.in_(ACTIVE_STATES),
+        is_active(_rival),
         (_rival.c.state != "pending") | _rival.c.granted_at.is_not(None) | (_rival.c.attempt > 0),
     )
     .limit(1)
@@ -242,34 +253,39 @@ _START_COLUMNS = (
     "fence",
     "engine_id",
     "stage",
-    "context_json",
-    "rule_json",
     "pid",
     "pid_started",
 )
+_DECIDED_COLUMNS = ("context_json", "rule_json")
 
 
 def start_runs(connection: sa.Connection, starts: Sequence[StartRow]) -> list[bool]:
-    """Marks runs as running; per run whether it still was pending."""
-    return update_each(
-        connection,
-        change_state(State.RUNNING, *_START_COLUMNS),
-        [
-            {
-                "run": start.run_id,
-                "new_started_at": start.at,
-                "new_attempt": start.attempt,
-                "new_fence": start.fence,
-                "new_engine_id": start.engine_id,
-                "new_stage": "shell",
-                "new_context_json": start.context_json,
-                "new_rule_json": start.rule_json,
-                "new_pid": None,
-                "new_pid_started": None,
-            }
-            for start in starts
-        ],
-    )
+    """Marks runs as running; per run whether it still was pending. A further attempt keeps what decided the first."""
+    done: dict[int, bool] = {}
+    for columns in ((*_START_COLUMNS, *_DECIDED_COLUMNS), _START_COLUMNS):
+        decides = len(columns) > len(_START_COLUMNS)
+        chosen = [(index, start) for index, start in enumerate(starts) if (start.attempt == 1) == decides]
+        if chosen:
+            parameters = [_start_values(start, decides=decides) for _, start in chosen]
+            results = update_each(connection, change_state(State.RUNNING, *columns), parameters)
+            done.update(zip((index for index, _ in chosen), results, strict=True))
+    return [done[index] for index in range(len(starts))]
+
+
+def _start_values(start: StartRow, *, decides: bool) -> dict[str, object]:
+    values: dict[str, object] = {
+        "run": start.run_id,
+        "new_started_at": start.at,
+        "new_attempt": start.attempt,
+        "new_fence": start.fence,
+        "new_engine_id": start.engine_id,
+        "new_stage": "shell",
+        "new_pid": None,
+        "new_pid_started": None,
+    }
+    if decides:
+        values |= {"new_context_json": start.context_json, "new_rule_json": start.rule_json}
+    return values
 
 
 def update_each(connection: sa.Connection, statement: sa.Update, parameters: list[dict[str, object]]) -> list[bool]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from activity_core.definition.model import DefinitionId, VersionHash
+    from activity_core.definition.model import DefinitionId
     from activity_core.ports import OutputChunk, RolledOut, SlotRow
 
 LEDGER_FILE = "ledger.db"
@@ -268,11 +268,6 @@ class Ledger:
             rows = connection.execute(sa.select(cursors)).all()
         return {(row.definition_id, row.trigger_hash): Instant(row.slot) for row in rows}
 
-    def set_back_cursors(self, to: Instant) -> None:
-        """After the wall clock went back: nothing later than `to` has been considered."""
-        with self._writing() as connection, connection.begin():
-            connection.execute(sa.update(cursors).where(cursors.c.slot > to).values(slot=to))
-
     def given_up_after(self, instant: Instant) -> list[RunRecord]:
         """Missed slots, and given-up ranges, that reach past `instant`: after a step back they have not come yet."""
         reaches = runs.c.last_slot > instant
@@ -287,9 +282,14 @@ class Ledger:
             ).all()
         return [run_record(row) for row in rows]
 
-    def reopen(self, gone: Sequence[RunId], shortened: Sequence[tuple[RunId, Instant, int]]) -> None:
-        """Takes back given-up slots that lie in the future again: whole rows, or the later part of a range."""
+    def step_back(self, to: Instant, gone: Sequence[RunId], shortened: Sequence[tuple[RunId, Instant, int]]) -> None:
+        """After the wall clock went back to `to`: nothing later has been considered, in one transaction.
+
+        Takes back given-up slots that lie in the future again: whole rows, or the later part of a range, given
+        as (run, last slot, number of slots).
+        """
         with self._writing() as connection, connection.begin():
+            connection.execute(sa.update(cursors).where(cursors.c.slot > to).values(slot=to))
             for run_id in gone:
                 connection.execute(sa.delete(runs).where(runs.c.id == run_id))
             for run_id, last_slot, count in shortened:
@@ -337,7 +337,7 @@ class Ledger:
         """Every run in progress, oldest slot first."""
         with self.engine.connect() as connection:
             rows = connection.execute(
-                sa.select(runs).where(runs.c.state.in_(statements.ACTIVE_STATES)).order_by(runs.c.slot, runs.c.id)
+                sa.select(runs).where(statements.is_active(runs)).order_by(runs.c.slot, runs.c.id)
             ).all()
         return [run_record(row) for row in rows]
 
@@ -519,12 +519,3 @@ class Ledger:
                 driver.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
                 driver.fetchall()  # each step frees a page, so all must be fetched
                 driver.close()
-
-
-def version_hash_of(text: bytes) -> VersionHash:
-    """The content hash that names a version."""
-    import hashlib
-
-    from activity_core.definition.model import VersionHash
-
-    return VersionHash(hashlib.sha256(text).hexdigest())

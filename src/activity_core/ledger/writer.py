@@ -6,7 +6,6 @@ commit stays small and is the one that is synced to disk.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from activity_core.ledger import statements
@@ -27,6 +26,7 @@ from activity_core.run import State
 from activity_plumbing.database import GroupCommit
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     import sqlalchemy as sa
@@ -47,9 +47,6 @@ class GroupedWriter:
 
     def write(self, write: Write) -> asyncio.Future[Written]:
         return self._commits.submit(write)
-
-    def call(self, work: Callable[[], object]) -> asyncio.Future[object]:
-        return asyncio.get_running_loop().run_in_executor(None, work)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Writes what waits and stops; False if it could not in time."""

@@ -190,7 +190,6 @@ class RunningCommand:
         "_status",
         "_usage",
         "pid",
-        "pid_started",
         "spec",
     )
 
@@ -220,7 +219,14 @@ class RunningCommand:
         finally:
             os.close(out_write)
             os.close(err_write)
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError as failure:  # without it the end could not be noticed: take the start back
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            os.close(out_read)
+            os.close(err_read)
+            raise CommandError(f"the command cannot be watched: {failure.strerror}") from failure
         processes.running[self.pid] = self
         os.set_blocking(out_read, False)
         os.set_blocking(err_read, False)

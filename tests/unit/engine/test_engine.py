@@ -628,3 +628,109 @@ def test_an_end_that_the_database_refuses_is_recorded_without_its_details(bench:
     (row,) = bench.rows()
     assert row.state is State.FAILED
     assert "could not be recorded" in (row.detail or "")
+
+
+def test_several_requests_at_once_all_run_whatever_lets_the_others_through(bench: Bench) -> None:
+    async def main() -> None:
+        bench.define(
+            "t.key", "every: 1h, overlap_policy: allow", instruction="cmd: 'true', concurrency: {key: k, limit: 2}"
+        )
+        bench.define("t.free", "every: 1h, overlap_policy: allow")
+        async with bench.engine() as engine:
+            for number in range(6):
+                for name in ("t.key", "t.free"):
+                    bench.ledger.add_request(manual_row(bench.ledger, name, request_id=f"{number}", asked_by="me"))
+            engine.doorbell()
+            await until(lambda: len(bench.ledger.history(states=[State.SUCCEEDED])) == 12)
+            await bench.settled()
+
+    asyncio.run(main())
+
+
+def test_a_retry_keeps_what_decided_the_run(bench: Bench, tmp_path: Path) -> None:
+    mark = tmp_path / "second"
+    command = f"cmd: 'test -e {mark} || {{ touch {mark}; exit 1; }}', retry: {{max_attempts: 2, delay: 10ms}}"
+
+    async def main() -> None:
+        context = "[{kind: host.status, bind: host}]"
+        bench.define("t.a", "every: 1h", context=context, rule="{when: ['host.cpus > 0']}", instruction=command)
+        async with bench.engine() as engine:
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await bench.settled()
+
+    asyncio.run(main())
+    (row,) = bench.rows()
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
+    assert '"cpus"' in (row.context_json or "")
+    assert '"value": true' in (row.rule_json or "")
+
+
+def test_a_run_between_two_attempts_is_in_the_way_but_does_not_fill_the_queue(bench: Bench) -> None:
+    async def main() -> None:
+        bench.define(
+            "t.a",
+            "every: 1h, overlap_policy: queue_one",
+            instruction="cmd: exit 1, retry: {max_attempts: 2, delay: 1h, max_delay: 1h}",
+        )
+        async with bench.engine() as engine:
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await until(lambda: bench.rows()[0].state is State.RETRY_WAIT)
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            assert [row.state for row in bench.rows()] == [State.RETRY_WAIT, State.PENDING]
+            bench.ledger.ask_cancel(bench.rows()[0].id, bench.clock.now(), "test")
+            engine.doorbell()
+            await until(lambda: bench.rows()[1].state is State.RETRY_WAIT)
+
+    asyncio.run(main())
+    assert [row.state for row in bench.rows()] == [State.CANCELLED, State.RETRY_WAIT]
+
+
+def test_a_run_that_was_cancelled_in_its_kill_grace_is_not_tried_again(bench: Bench) -> None:
+    command = "cmd: \"trap '' TERM; sleep 30\", timeout: 100ms, kill_grace: 1s, retry: {max_attempts: 3, delay: 0s}"
+
+    async def main() -> None:
+        bench.define("t.a", "every: 1h", instruction=command)
+        async with bench.engine() as engine:
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await until(lambda: engine.running == 1)
+            await until(lambda: any(each.command._ending for each in engine._executor._in_progress.values()))
+            bench.ledger.ask_cancel(bench.rows()[0].id, bench.clock.now(), "test")
+            engine.doorbell()
+            await bench.settled()
+
+    asyncio.run(main())
+    (row,) = bench.rows()
+    assert (row.state, row.attempt) == (State.CANCELLED, 1)
+
+
+def test_a_command_that_was_about_to_start_at_the_stop_is_ended_too(bench: Bench) -> None:
+    async def main() -> None:
+        bench.define("t.a", "every: 1h", instruction="cmd: 'sleep 60', kill_grace: 1s")
+        engine = Engine(bench.settings, bench.ledger, bench.clock)
+        await engine.start()
+        bench.clock.pass_time(HOUR_US)
+        await engine.tick()
+        await engine.stop(grace_us=0)
+
+    asyncio.run(main())
+    assert bench.rows()[0].state in (State.PENDING, State.INTERRUPTED)
+
+
+def test_a_permit_key_that_is_no_text_fails_the_run_with_all_that_follows(bench: Bench) -> None:
+    async def main() -> None:
+        bench.define("t.a", "every: 1h", instruction="cmd: 'true', concurrency: {key_expr: '1 + 1'}")
+        async with bench.engine() as engine:
+            bench.ledger.add_request(manual_row(bench.ledger, "t.a", request_id="r", asked_by="me"))
+            engine.doorbell()
+            await until(lambda: len(bench.ledger.notifications()) == 1)
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await bench.settled()
+
+    asyncio.run(main())
+    assert [(row.state, row.reason) for row in bench.rows()] == [(State.FAILED, Reason.RULE_FAILED)] * 2
+    assert len(bench.ledger.notifications()) == 2

@@ -79,7 +79,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
-        comment="what this ledger says of itself: its id, and min_compatible of the schema",
+        comment="what this ledger says of itself, such as its id",
     )
     op.create_table(
         "gaps",
@@ -176,14 +176,6 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting')"),
         postgresql_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting')"),
-    )
-    op.create_index(
-        "runs_created",
-        "runs",
-        ["created_at"],
-        unique=False,
-        sqlite_where=sa.text("pruned_at IS NULL"),
-        postgresql_where=sa.text("pruned_at IS NULL"),
     )
     op.create_index(
         "runs_permits",
