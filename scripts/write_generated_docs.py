@@ -14,9 +14,10 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def generated() -> dict[Path, str]:
     """Each generated file's content."""
     states = (
-        "# States of a run\n\nMade from the transition table in `src/activity_core/run.py` by"
-        " `scripts/write_generated_docs.py`.\n\nEvery change is a conditional update that names the states it may leave;"
-        f" its row count is the answer.\n\n```mermaid\n{mermaid()}\n```\n"
+        "# States of a run\n\n"
+        "Made from the transition table in `src/activity_core/run.py` by `scripts/write_generated_docs.py`.\n\n"
+        "Every change is a conditional update that names the states it may leave; its row count is the answer.\n\n"
+        f"```mermaid\n{mermaid()}\n```\n"
     )
     return {
         DOCS / "states.md": states,

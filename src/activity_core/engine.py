@@ -43,6 +43,7 @@ from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, Re
 from activity_core.rule import compile_expression
 from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
 from activity_core.shell.process import Processes
+from activity_core.shell.tree import read_stat
 from activity_core.trigger import Trigger, trigger_of
 from activity_plumbing.alarm import WallAlarm
 from activity_plumbing.clock import DAY_US, SECOND_US, Clock, Instant, to_datetime
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
     from pathlib import Path
 
-    from activity_core.ledger.records import RunRecord
+    from activity_core.ledger.records import EngineRecord, RunRecord
     from activity_core.ledger.store import Ledger
     from activity_core.settings import Settings
 
@@ -130,6 +131,8 @@ class Engine:
         self._ledger_id = self._ledger.identity()
         self._watch = ClockWatch(self._clock)
         before = self._ledger.last_engine()
+        if before is not None:
+            self._refuse_copy(before)
         now = self._clock.now()
         jump = None if before is None or not schedules else self._watch.since_engine(before)
         self._engine_id = None
@@ -140,6 +143,7 @@ class Engine:
                 boot_id=self._watch.boot_id,
                 at=now,
                 boottime_us=self._clock.boottime_us(),
+                pid_started=_own_start(),
             )
         self._writer = GroupedWriter(self._ledger, self._note_trouble)
         self._processes = Processes()
@@ -174,6 +178,16 @@ class Engine:
         if schedules:
             self._keep(self._housekeep())
         self._changed.set()
+
+    def _refuse_copy(self, before: EngineRecord) -> None:
+        """Raises ConfigurationError when the engine of this ledger lives on: in another folder, as we hold this one."""
+        stat_now = read_stat(before.pid)
+        is_same = stat_now is not None and stat_now.started == before.pid_started and before.pid != os.getpid()
+        if is_same and before.stopped_at is None and before.boot_id == self._watch.boot_id:
+            raise ConfigurationError(
+                f"{self._settings.state_dir} is a copy of a state folder that engine {before.pid} is using: both would"
+                " end each other's commands; stop that engine, or start from an empty folder"
+            )
 
     async def run(self) -> None:
         """Ticks until `stop`. Call `start` first."""
@@ -768,9 +782,6 @@ class Engine:
         definition = self._definition_of_version(row.version_hash, row.definition_id)
         if definition is None:
             return None
-        import json
-
-        kept = json.loads(row.context_json) if row.context_json else {}
         return Ticket(
             run_id=row.id,
             definition=definition,
@@ -781,7 +792,6 @@ class Engine:
             attempt=row.attempt,
             interruptions=row.interruptions,
             asked_by=row.asked_by,
-            context=kept if row.attempt else {},
             has_permit=row.permit_key is not None,
             problem=row.detail if row.attempt == 0 else None,
         )
@@ -833,6 +843,12 @@ class Engine:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the engine failed", exc_info=task.exception())
+
+
+def _own_start() -> int:
+    own = read_stat(os.getpid())
+    assert own is not None
+    return own.started
 
 
 def new_row(

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ MOST_INTERRUPTIONS = 3
 
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder each time
 
-FLUSH_S = 0.5
+FLUSH_S = 0.25
 """How often the output of a command in progress is stored."""
 
 LOCK_HELD = 75
@@ -64,7 +64,8 @@ class Ticket:
     asked_by: str | None = None
     problem: str | None = None
     """What was found wrong when it was recorded; fails the run when its turn comes."""
-    context: dict[str, object] = field(default_factory=dict)
+    context: dict[str, object] | None = None
+    """The answers to its queries; None until they were asked, and after a restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,7 @@ class Executor:
         self._stopping = False
         self._ends_all = False
         self._cancelled: set[RunId] = set()
+        self._preparing: set[asyncio.Task[object]] = set()
         base = {**base_environment(), **settings.environment, "ACTIVITY_LEDGER": ledger_id}
         self._environment = base
         self._input_dir = str(input_dir)
@@ -142,6 +144,8 @@ class Executor:
             return await self._execute(ticket)
         except _GivenBack:
             return GIVEN_BACK
+        except asyncio.CancelledError:  # its queries were still being asked: nothing has started
+            return GIVEN_BACK
         except Exception as failure:  # our own mistake, or a source's: it must not hold up what waits behind it
             log.exception("run %s of %s broke the engine's own code", ticket.run_id, ticket.definition.id)
             detail = f"activity-core itself failed: {type(failure).__name__}: {failure}"[:500]
@@ -151,7 +155,13 @@ class Executor:
             self._cancelled.discard(ticket.run_id)
 
     async def _execute(self, ticket: Ticket) -> Outcome:
-        prepared = await self._prepare(ticket)
+        task = asyncio.current_task()
+        assert task is not None
+        self._preparing.add(task)
+        try:
+            prepared = await self._prepare(ticket)
+        finally:
+            self._preparing.discard(task)
         if isinstance(prepared, EndRow):
             return Outcome(end=prepared)
         context_json, rule_json, secrets = prepared
@@ -190,6 +200,8 @@ class Executor:
     def stop_commands(self, *, at_once: bool) -> None:
         """Ends every command in progress, and any that is just about to start; `at_once` without the grace."""
         self._ends_all = True
+        for task in tuple(self._preparing):
+            task.cancel()
         for found in tuple(self._in_progress.values()):
             found.command.end(Ending.STOPPED)
             if at_once:
@@ -218,7 +230,7 @@ class Executor:
             secrets = self._secrets(definition)
         except ConfigurationError as failure:
             return self._not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.DECIDE, str(failure))
-        if ticket.attempt:
+        if ticket.attempt and ticket.context is not None:
             return None, None, secrets
         redactor = Redactor([*secrets.values(), self._settings.state_hub_token]) if secrets else self._redactor
         context_json = rule_json = None
@@ -229,6 +241,10 @@ class Executor:
                 detail = redactor.text(str(failure))
                 return self._not_run(ticket, State.FAILED, Reason.CONTEXT_FAILED, Stage.CONTEXT, detail)
             context_json = self._kept_context(ticket.context, redactor)
+        else:
+            ticket.context = {}
+        if ticket.attempt:  # only asked again for its input: what an earlier engine was told is gone with it
+            return None, None, secrets
         if definition.when:
             refusal, rule_json = self._ask_rule(ticket, redactor, context_json)
             if refusal is not None:
@@ -246,19 +262,17 @@ class Executor:
     def _ask_rule(self, ticket: Ticket, redactor: Redactor, context_json: str | None) -> tuple[EndRow | None, str]:
         definition = ticket.definition
         names = (*(query.bind for query in definition.context), "slot")
-        values = {**ticket.context, "slot": to_datetime(ticket.slot)}
+        values = {**(ticket.context or {}), "slot": to_datetime(ticket.slot)}
         try:
             results = evaluate_all([compile_expression(text, names) for text in definition.when], values)
         except ExpressionError as failure:  # checked at load; only a changed library can get here
             return self._not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.RULE, failure.message), "[]"
-        rule_json = redactor.text(
-            _json(
-                [
-                    {"expression": each.expression, "value": each.value}
-                    | ({"error": each.error} if each.error is not None else {})
-                    for each in results
-                ]
-            )
+        rule_json = _json(
+            [
+                {"expression": each.expression, "value": redactor.value(each.value)}
+                | ({"error": redactor.text(each.error)} if each.error is not None else {})
+                for each in results
+            ]
         )
         last = results[-1]
         if last.is_true:
@@ -272,15 +286,16 @@ class Executor:
 
     def _kept_context(self, context: dict[str, object], redactor: Redactor) -> str:
         """The context values as they are kept with the run: without secrets, within the cap."""
-        text = redactor.text(_json(context))
+        shown_values = {name: redactor.value(value) for name, value in context.items()}
+        text = _json(shown_values)
         if len(text) <= self._settings.context_cap:
             return text
         kept: dict[str, object] = {}
         share = max(64, self._settings.context_cap // max(1, len(context)) - 64)
-        for name, value in context.items():
-            shown = redactor.text(_json(value))
+        for name, value in shown_values.items():
+            shown = _json(value)
             kept[name] = value if len(shown) <= share else {"cut": shown[:share], "characters": len(shown)}
-        return redactor.text(_json(kept))
+        return _json(kept)
 
     def _not_run(
         self,
@@ -355,7 +370,7 @@ class Executor:
         folder = instruction.cwd or environment["HOME"]
         if instruction.cwd is not None and not Path(instruction.cwd).is_dir():
             raise CommandError(f"the working directory {instruction.cwd} does not exist")
-        _write_private(
+        self._write_input(
             input_path,
             _encode(
                 {
@@ -380,6 +395,13 @@ class Executor:
             kill_grace_us=instruction.kill_grace_us,
         )
         return self._processes.start(spec, capture)
+
+    def _write_input(self, path: str, text: str) -> None:
+        try:
+            _write_private(path, text)
+        except FileNotFoundError:  # folders in memory are cleaned up by others, at logout for instance
+            Path(self._input_dir).mkdir(mode=0o700)
+            _write_private(path, text)
 
     def _flush(self) -> None:
         """Stores the output so far, and the process, of every command that has been running for a while."""

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 class EngineLock:
-    """Held from `acquire` until `release` or the end of the process, however it ends (flock(2))."""
+    """Held from `acquire` until `release` or the end of the process, however it ends (flock(2)).
 
-    def __init__(self, path: Path) -> None:
+    `role` is the command that holds it, as others are told.
+    """
+
+    def __init__(self, path: Path, role: str) -> None:
         self._path = path
+        self._role = role
         self._descriptor = -1
 
     def acquire(self, now: Instant) -> None:
@@ -40,7 +44,7 @@ class EngineLock:
                 " stop that one, or use another state folder"
             ) from failure
         os.ftruncate(descriptor, 0)
-        text = f"pid {os.getpid()} on {socket.gethostname()} since {format_instant(now)}"
+        text = f"{self._role}, pid {os.getpid()} on {socket.gethostname()} since {format_instant(now)}"
         os.write(descriptor, text.encode())
         self._descriptor = descriptor
 

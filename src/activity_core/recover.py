@@ -50,9 +50,23 @@ async def end_survivors(
         killed = await end_tree(root, run_marks(ledger_id, row.id), grace_s)
         retry = (
             definition is not None
+            and row.cancel_asked_at is None
             and definition.instruction.on_interrupt is OnInterrupt.RETRY
             and row.interruptions + 1 < MOST_INTERRUPTIONS
         )
+        if row.cancel_asked_at is not None:  # somebody wanted its end, and has it now
+            await writer.write(
+                EndRow(
+                    run_id=row.id,
+                    definition_id=row.definition_id,
+                    state=State.CANCELLED,
+                    at=now,
+                    reason=Reason.ASKED,
+                    stage=Stage.SHELL,
+                    frees=False,
+                )
+            )
+            return row.id, False
         on_failure = OnFailure.NOTIFY if definition is None else definition.instruction.on_failure
         summary = f"{row.definition_id} interrupted: the engine was killed while run {row.id} was in progress"
         tells = not retry and on_failure is not OnFailure.LOG_AND_CONTINUE

@@ -39,7 +39,7 @@ async def serve_until_stopped(
     """Runs an engine until SIGTERM or SIGINT. Raises ConfigurationError when another one holds the state folder."""
     began = time.monotonic()
     clock = clock or SystemClock()
-    lock = EngineLock(settings.lock_path)
+    lock = EngineLock(settings.lock_path, "serve")
     lock.acquire(clock.now())
     try:
         ledger = Ledger.open(settings.state_dir)

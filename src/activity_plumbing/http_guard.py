@@ -289,8 +289,9 @@ async def _judged_addresses(host: str, port: int, allowed: frozenset[Endpoint]) 
     if Endpoint(host.lower(), port) not in allowed:
         for address in addresses:
             if not is_public(address):
+                place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 raise HttpGuardError(
-                    f"{host}:{port} is {address}, which is not a public address; to allow it, add"
-                    f' "{host}:{port}" to http_allow in the settings'
+                    f"{place} is {address}, which is not a public address; to allow it, add"
+                    f' "{place}" to http_allow in the settings'
                 )
     return list(dict.fromkeys(addresses))

@@ -84,12 +84,13 @@ class Home:
         return Ledger.open(self.state)
 
     @contextlib.contextmanager
-    def serving(self, *arguments: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    def serving(self, *arguments: str, config: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """An engine that is ready; ended with SIGTERM if it still runs at the end."""
+        given = [] if config is None else ["--config", str(config)]
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [*prefix, str(COMMAND), *self.options, "serve", *arguments],
+                [str(COMMAND), *given, *self.options, "serve", *arguments],
                 stdout=log,
                 stderr=log,
                 env=CLEAN,

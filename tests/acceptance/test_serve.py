@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -155,3 +157,58 @@ def test_an_idle_engine_needs_no_terminal_and_no_home(home: Home) -> None:
         stdin=subprocess.DEVNULL,
     )
     assert done.stdout.split()[1:] == ["/usr/local/bin:/usr/bin:/bin", "/bin/sh"]
+
+
+def test_a_copy_of_a_state_folder_in_use_is_refused(home: Home) -> None:
+    home.define("t.a", YEARLY + "instruction: {kind: shell, cmd: 'sleep 60', kill_grace: 1s}\n")
+    with home.serving():
+        home.run("run", "t.a", "--detach", check=True)
+        ledger = home.ledger()
+        wait_for(lambda: ledger.history(states=[State.RUNNING]), "the run to start")
+        copy = home.folder / "copy"
+        shutil.copytree(home.state, copy, ignore=shutil.ignore_patterns("engine.sock"))
+        done = home.run("--state-dir", str(copy), "serve")
+        assert done.returncode == 2
+        assert "is a copy of a state folder" in done.stderr
+        assert ledger.history()[0].state is State.RUNNING
+        home.run("cancel", "1", check=True)
+        wait_for(lambda: ledger.history(states=[State.CANCELLED]), "the run to be cancelled")
+
+
+def test_a_definitions_folder_that_was_deleted_and_is_back_is_seen(home: Home) -> None:
+    home.define("t.a", YEARLY + "instruction: {kind: shell, cmd: echo one}\n")
+    with home.serving():
+        ledger = home.ledger()
+        shutil.rmtree(home.definitions)
+        wait_for(lambda: (found := ledger.definition("t.a")) is not None and found.removed_at, "the removal", 30)
+        home.definitions.mkdir()
+        home.define("t.a", YEARLY + "instruction: {kind: shell, cmd: echo two}\n")
+        wait_for(lambda: (found := ledger.definition("t.a")) is not None and not found.removed_at, "the return", 30)
+
+
+def test_an_input_folder_that_was_cleaned_away_is_made_again(home: Home) -> None:
+    home.define("t.a", YEARLY + "instruction: {kind: shell, cmd: 'cat $ACTIVITY_INPUT'}\n")
+    with home.serving():
+        from activity_core.settings import Settings
+
+        shutil.rmtree(Settings(state_dir=home.state).input_dir(home.ledger().identity()))
+        assert '"t.a"' in home.run("run", "t.a", check=True).stdout
+
+
+def test_sigterm_does_not_wait_for_an_answer_that_does_not_come(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        home.folder.joinpath("c.toml").write_text(f'http_allow = ["{place}"]\nshutdown_grace = "200ms"\n')
+        home.define(
+            "t.a",
+            f"context: [{{kind: http_get, bind: x, url: 'http://{place}/', timeout: 5m}}]\n"
+            + YEARLY
+            + "instruction: {kind: shell, cmd: 'true'}\n",
+        )
+        with home.serving(config=home.folder / "c.toml") as process:
+            home.run("run", "t.a", "--detach", check=True)
+            asked, _ = silent.accept()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            asked.close()
+    assert home.ledger().history()[0].state is State.PENDING

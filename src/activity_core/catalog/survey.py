@@ -52,7 +52,11 @@ def survey(paths: Iterable[Path], known: Mapping[str, tuple[str, str]] | None = 
             problem = Problem(path=str(path), line=0, column=0, message="does not exist")
             found.append(Surveyed(path=str(path), definition=None, version_hash=None, problems=(problem,)))
             continue
-        found += [_one(file, known or {}) for file in definition_files(path)]
+        try:
+            found += [_one(file, known or {}) for file in definition_files(path)]
+        except OSError as failure:
+            problem = Problem(path=str(failure.filename or path), line=0, column=0, message="the folder cannot be read")
+            found.append(Surveyed(path=problem.path, definition=None, version_hash=None, problems=(problem,)))
     return _with_claims(found)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from activity_core.cli.shared import EXIT_FINDINGS, Console, find_definition_id, json_option, run_json
+from activity_core.errors import ConfigurationError
 from activity_core.run import ACTIVE, FAILURES, State
 
 if TYPE_CHECKING:
@@ -79,7 +80,12 @@ def run(console: Console, definition_id: str, detach: bool, as_json: bool) -> No
 
     settings = console.settings()
     ledger = console.ledger(settings, create=True)
-    is_served = holder_of(settings.lock_path) is not None
+    holder = holder_of(settings.lock_path)
+    if holder is not None and holder.startswith("run,"):
+        raise ConfigurationError(
+            f"another run is in progress here ({holder}); wait for it, or start an engine for both"
+        )
+    is_served = holder is not None
     if detach and not is_served:
         raise click.UsageError("--detach needs a running engine; start one with `activity-core serve`")
     if is_served:
@@ -107,24 +113,27 @@ def run(console: Console, definition_id: str, detach: bool, as_json: bool) -> No
 async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: str, quiet: bool) -> RunId:
     """Runs one definition in this process, as no engine is there to ask; its number."""
     from activity_core.cli.history import Printer
+    from activity_core.doorbell import Doorbell
     from activity_core.engine import Engine
     from activity_core.lock import EngineLock
     from activity_core.serve import manual_row
     from activity_plumbing.clock import SystemClock
 
     clock = SystemClock()
-    lock = EngineLock(settings.lock_path)
+    lock = EngineLock(settings.lock_path, "run")
     lock.acquire(clock.now())
     try:
         ended = asyncio.Event()
         engine = Engine(settings, ledger, clock, on_end=lambda _ticket, _outcome: ended.set())
         await engine.start(schedules=False)
+        stopped = asyncio.Event()
+        run_id: RunId | None = None
+        doorbell: Doorbell | None = None
         try:
             name = find_definition_id(ledger, text)
             row = manual_row(ledger, name, request_id=uuid.uuid4().hex, asked_by=asked_by)
             # nothing else runs without an engine: whatever waits in the ledger must not hold this up
             run_id = ledger.add_request(replace(row, is_serial=False, permit_key=None, permit_limit=None))
-            stopped = asyncio.Event()
 
             def stop() -> None:
                 stopped.set()
@@ -133,6 +142,7 @@ async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: 
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
+            doorbell = Doorbell(settings.socket_path, engine.doorbell)
             engine.serve_request(run_id)
             printer = Printer(raw=False, only=None)
             while True:
@@ -148,6 +158,10 @@ async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: 
                     continue
         finally:
             await engine.stop(grace_us=0)
+            if run_id is not None and stopped.is_set():
+                ledger.ask_cancel(run_id, clock.now(), asked_by)  # nobody waits for it any more
+            if doorbell is not None:
+                doorbell.close()
     finally:
         lock.release()
 

@@ -151,6 +151,7 @@ class EngineRecord:
     id: int
     host: str
     pid: int
+    pid_started: int
     boot_id: str
     started_at: Instant
     seen_at: Instant

@@ -107,12 +107,13 @@ class Ledger:
         with self.engine.connect() as connection:
             return connection.execute(sa.select(engines.c.boot_id).where(engines.c.id == engine_id)).scalar()
 
-    def add_engine(self, *, host: str, pid: int, boot_id: str, at: Instant, boottime_us: int) -> int:
+    def add_engine(self, *, host: str, pid: int, pid_started: int, boot_id: str, at: Instant, boottime_us: int) -> int:
         """Records an engine's start; its number."""
         with self._writing() as connection, connection.begin():
             values = {
                 "host": host,
                 "pid": pid,
+                "pid_started": pid_started,
                 "boot_id": boot_id,
                 "started_at": at,
                 "seen_at": at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Redactor:
             whole = secret.encode("utf-8", "surrogatepass")
             texts.add(whole)
             texts.update(line for line in whole.splitlines() if len(line) >= _SHORTEST_LINE)
+            for is_ascii in (True, False):  # as it stands in JSON, such as the input file
+                texts.add(json.dumps(secret, ensure_ascii=is_ascii)[1:-1].encode("utf-8", "surrogatepass"))
         texts.discard(b"")
         self._secrets = sorted(texts, key=len, reverse=True)
         self._pattern = re.compile(b"|".join(re.escape(text) for text in self._secrets)) if texts else None
@@ -62,6 +65,23 @@ class Redactor:
         """The rest, when the stream has ended."""
         rest, self._held = self._held, b""
         return self._pattern.sub(REDACTED, rest) if self._pattern else rest
+
+    def value(self, value: object) -> object:
+        """A JSON-like value without the secrets, in texts, keys and numbers."""
+        if self._pattern is None:
+            return value
+        match value:
+            case str():
+                return self.text(value)
+            case dict():
+                return {self.text(str(key)): self.value(below) for key, below in value.items()}
+            case list() | tuple():
+                return [self.value(below) for below in value]
+            case None | bool():
+                return value
+            case _:
+                shown = str(value)
+                return value if self.text(shown) == shown else REDACTED.decode()
 
     def text(self, text: str) -> str:
         """The text without the secrets, for values that arrive whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -734,3 +735,43 @@ def test_a_permit_key_that_is_no_text_fails_the_run_with_all_that_follows(bench:
     asyncio.run(main())
     assert [(row.state, row.reason) for row in bench.rows()] == [(State.FAILED, Reason.RULE_FAILED)] * 2
     assert len(bench.ledger.notifications()) == 2
+
+
+def test_a_retry_after_a_restart_is_given_the_whole_context_again(bench: Bench, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    command = f"cmd: 'wc -c < $ACTIVITY_INPUT >> {seen}; exit 1', retry: {{max_attempts: 2, delay: 1h, max_delay: 1h}}"
+
+    async def main() -> None:
+        bench.settings = replace(bench.settings, context_cap=64)
+        bench.define("t.a", "every: 1h", context="[{kind: host.status, bind: host}]", instruction=command)
+        async with bench.engine() as engine:
+            bench.clock.pass_time(HOUR_US)
+            await engine.tick()
+            await until(lambda: bench.rows()[0].state is State.RETRY_WAIT)
+        bench.clock.pass_time(2 * HOUR_US)
+        async with bench.engine():
+            await until(lambda: bench.rows()[0].state is State.FAILED)
+
+    asyncio.run(main())
+    first, second = (int(line) for line in seen.read_text().split())
+    assert abs(first - second) < 50
+    assert '"cut"' in (bench.rows()[0].context_json or "")
+
+
+def test_a_run_whose_cancel_was_asked_is_not_started_again_after_a_kill(bench: Bench) -> None:
+    async def main() -> None:
+        bench.define("t.a", "every: 1h", instruction="cmd: 'sleep 0', on_interrupt: retry")
+        async with bench.engine():
+            run_id = bench.ledger.add_request(manual_row(bench.ledger, "t.a", request_id="r", asked_by="me"))
+            with bench.ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+                connection.exec_driver_sql(
+                    "UPDATE runs SET state = 'running', attempt = 1, fence = 1, started_at = slot,"
+                    " cancel_asked_at = slot"
+                )
+        async with bench.engine():
+            await bench.settled()
+        found = bench.ledger.run(run_id)
+        assert found is not None
+        assert (found.state, found.reason) == (State.CANCELLED, Reason.ASKED)
+
+    asyncio.run(main())

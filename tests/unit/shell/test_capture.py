@@ -305,3 +305,21 @@ def test_a_secret_split_over_reads_of_the_pipe_is_not_stored_and_streams_do_not_
 
 def test_a_secret_that_is_not_ascii_is_taken_out_as_utf_8() -> None:
     assert fed(Redactor(["pässwörd"]), ["das pässw".encode(), "örd".encode()]) == b"das [redacted]"
+
+
+def test_a_secret_is_taken_out_of_values_before_they_become_json() -> None:
+    redactor = Redactor(['pa"ss\\wörd', "12345"])
+    value = {"n": 12345, "deep": [{'x pa"ss\\wörd y': 'pa"ss\\wörd'}], "other": 1234, "on": True, "none": None}
+    assert redactor.value(value) == {
+        "n": "[redacted]",
+        "deep": [{"x [redacted] y": "[redacted]"}],
+        "other": 1234,
+        "on": True,
+        "none": None,
+    }
+
+
+def test_a_secret_is_taken_out_of_output_that_shows_it_as_json() -> None:
+    redactor = Redactor(['pa"ss\\wörd'])
+    for shown in (b'{"t": "pa\\"ss\\\\w\\u00f6rd"}', '{"t": "pa\\"ss\\\\wörd"}'.encode()):
+        assert redactor.feed(shown) + redactor.flush() == b'{"t": "[redacted]"}'
