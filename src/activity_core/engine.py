@@ -34,16 +34,17 @@ from activity_core.decide import (
     decide,
     decide_request,
 )
-from activity_core.definition.model import Definition, OverlapPolicy, VersionHash
+from activity_core.definition.model import Definition, VersionHash
 from activity_core.dispatch.local import LocalDispatch
-from activity_core.errors import ConfigurationError, ExpressionError
+from activity_core.errors import ConfigurationError
 from activity_core.execute import Executor, Outcome, Ticket
 from activity_core.ledger.writer import GroupedWriter
 from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, Requeue, SlotRow, Written
-from activity_core.rule import compile_expression
+from activity_core.retention import prune
 from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
 from activity_core.shell.process import Processes
 from activity_core.shell.tree import read_stat
+from activity_core.slot_rows import new_row
 from activity_core.trigger import Trigger, trigger_of
 from activity_plumbing.alarm import WallAlarm
 from activity_plumbing.clock import DAY_US, SECOND_US, Clock, Instant, to_datetime
@@ -849,61 +850,3 @@ def _own_start() -> int:
     own = read_stat(os.getpid())
     assert own is not None
     return own.started
-
-
-def new_row(
-    definition: Definition,
-    version_hash: VersionHash,
-    slot: Instant,
-    due_at: Instant,
-    now: Instant,
-    *,
-    waits: bool,
-    kind: Kind = Kind.SCHEDULE,
-    request_id: str = "",
-    asked_by: str | None = None,
-) -> SlotRow:
-    """A slot that is to be run, with what it must hold first. A `key_expr` that fails makes a failed row."""
-    concurrency = definition.instruction.concurrency
-    key, problem = None, None
-    if concurrency is not None:
-        key = concurrency.key
-        if concurrency.key_expr is not None:
-            try:
-                key = _permit_key(concurrency.key_expr, slot)
-            except ExpressionError as failure:
-                problem = f"concurrency.key_expr: {failure.message}"
-    return SlotRow(
-        definition_id=definition.id,
-        kind=kind,
-        slot=slot,
-        version_hash=version_hash,
-        state=State.PENDING,
-        detail=problem,  # fails the run when its turn comes, with all that follows from a failure
-        due_at=due_at,
-        created_at=now,
-        is_serial=definition.policy.overlap is not OverlapPolicy.ALLOW,
-        is_granted=not waits and key is None and kind is Kind.SCHEDULE,
-        permit_key=key,
-        permit_limit=None if concurrency is None else concurrency.limit,
-        request_id=request_id,
-        asked_by=asked_by,
-    )
-
-
-def _permit_key(expression: str, slot: Instant) -> str:
-    value = compile_expression(expression, ("slot",)).evaluate({"slot": to_datetime(slot)})
-    if not isinstance(value, str) or not value or len(value) > 256:
-        raise ExpressionError(f"a permit key must be text of 1 to 256 characters, not {value!r}")
-    return value
-
-
-def prune(ledger: Ledger, settings: Settings, now: Instant) -> int:
-    """Applies the retention of the settings; how many runs it emptied."""
-    age = settings.history_max_age
-    found = ledger.prunable(
-        ended_before=None if age is None else Instant(now - age),
-        keep_per_definition=settings.history_max_runs,
-    )
-    ledger.prune(found, now)
-    return len(found)

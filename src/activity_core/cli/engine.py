@@ -93,7 +93,7 @@ def run(console: Console, definition_id: str, detach: bool, as_json: bool) -> No
         if detach:
             click.echo(f"run {run_id} asked for; see: activity-core logs {run_id} -f")
             return
-        _follow(ledger, run_id, quiet=as_json)
+        _follow(ledger, settings, run_id, quiet=as_json)
     else:
         _set_up_logging("warning", "text")
         run_id = asyncio.run(_run_here(settings, ledger, definition_id, asked_by=who(), quiet=as_json))
@@ -183,11 +183,18 @@ def _request(ledger: Ledger, settings: Settings, definition_id: str) -> RunId:
     return run_id
 
 
-def _follow(ledger: Ledger, run_id: RunId, *, quiet: bool) -> None:
+def _follow(ledger: Ledger, settings: Settings, run_id: RunId, *, quiet: bool) -> None:
+    """Prints what the run prints until it is over. Raises ConfigurationError when its engine goes away."""
     from activity_core.cli.history import Printer
+    from activity_core.lock import holder_of
 
     printer = Printer(raw=False, only=None)
+    look_at = time.monotonic()
     while True:
+        if time.monotonic() >= look_at:
+            look_at = time.monotonic() + 2.0
+            if holder_of(settings.lock_path) is None:
+                raise ConfigurationError(f"the engine went away; the next one takes up run {run_id}: see show {run_id}")
         found = ledger.run(run_id)
         if not quiet:
             printer.print(ledger.read_output(run_id, after=printer.last))

@@ -544,7 +544,7 @@ def test_a_run_recorded_but_not_started_by_a_dead_engine_is_judged_again(bench: 
             version = bench.ledger.version(record.version_hash)
             assert version is not None
             from activity_core.catalog.load import restore
-            from activity_core.engine import new_row
+            from activity_core.slot_rows import new_row
 
             definition = restore(version.plain_json)
             assert definition is not None
