@@ -1,6 +1,6 @@
 """Measures the engine against floors of the same run, and prints figures, ratios and verdicts.
 
-    bench/run_all.py                    # everything, about a quarter of an hour
+    bench/run_all.py                    # everything, some twenty minutes
     bench/run_all.py --only burst       # one part; may be repeated
     bench/run_all.py --quick            # fewer rounds and shorter windows: a smoke test, not a verdict
     bench/run_all.py --json FILE        # also every round as JSON

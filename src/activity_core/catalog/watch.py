@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SETTLE_MS = 400
-_STEP_MS = 200  # the watcher wakes this often even when nothing happens: twenty times a second would be seen
-_LOOK_UP_MS = 2_000  # how often the folders themselves are looked at: a deleted one sends nothing when it is back
+_STEP_MS = 300  # the watcher wakes this often even when nothing happens: twenty times a second would be seen
+_LOOK_UP_MS = 10_000  # how often the folders themselves are looked at: a deleted one sends nothing when it is back
 
 
 class FolderWatch:
@@ -44,7 +44,7 @@ class FolderWatch:
                 with RustNotify([path for path, _ in there], False, False, 0, True, True) as notify:
                     self._tell()  # what was saved between the last look and now
                     while not self._stop.is_set() and self._there() == there:
-                        if notify.watch(_SETTLE_MS, _STEP_MS, _LOOK_UP_MS, self._stop) != "timeout":
+                        if notify.watch(_SETTLE_MS, _STEP_MS, _LOOK_UP_MS, None) != "timeout":
                             self._tell()
             except Exception as failure:  # inotify limits, a file system without notifications
                 log.warning("folders cannot be watched (%s); they are read again every rescan_interval", failure)
