@@ -260,16 +260,26 @@ def upgrade(engine: sa.Engine, script_location: str, expected_head: str, metadat
     longer to import than a start may last, so it is loaded only for an older database. Raises DatabaseError for a
     schema newer than this program.
     """
+    found = _revision(engine)  # a look only: most who open a database just want to read it
+    if found == expected_head:
+        return
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if not sa.inspect(connection).get_table_names():
             metadata.create_all(connection)
             connection.exec_driver_sql(_CREATE_VERSION)
             connection.execute(sa.text("INSERT INTO alembic_version VALUES (:head)"), {"head": expected_head})
             return
-        known = sa.inspect(connection).has_table("alembic_version")
-        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if known else None
+    found = _revision(engine)  # another process may have made it meanwhile
     if found != expected_head:
         upgrade_by_scripts(engine, script_location, found)
+
+
+def _revision(engine: sa.Engine) -> str | None:
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return found
 
 
 def upgrade_by_scripts(engine: sa.Engine, script_location: str, found: str | None = None) -> None:

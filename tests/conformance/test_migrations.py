@@ -77,3 +77,12 @@ def test_commits_survive_power_loss_and_readers_do_not_block_the_writer(tmp_path
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     ledger.close()
+
+
+def test_opening_a_ledger_to_read_it_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path)
+    with ledger.engine.connect().execution_options(writes=True) as writer, writer.begin():
+        reader = Ledger.open(tmp_path)  # would fail after the busy timeout
+        assert reader.history() == []
+        reader.close()
+    ledger.close()
