@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from activity_core.catalog.survey import survey
 from activity_core.definition.model import CalendarSchedule, CronSchedule, missing_features
-from activity_core.definition.units import format_duration
 from activity_core.errors import ConfigurationError
 from activity_core.ledger.store import LEDGER_FILE, OUTPUT_FILE, Ledger
-from activity_core.lock import holder_of
 from activity_core.shell.environment import base_environment, read_secret
 from activity_plumbing.clock import SystemClock, format_instant
 from activity_plumbing.database import DatabaseError
+from activity_plumbing.file_lock import holder_of
+from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from activity_plumbing.yaml_document import DocumentError
 
 
 class ActivityCoreError(Exception):
     """The root of every error this package raises on purpose."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing wrong with a definition file, and what would be right.
-
-    `line` and `column` count from 1; 0 means the file as a whole.
-    """
-
-    path: str
-    line: int
-    column: int
-    message: str
-
-    def __str__(self) -> str:
-        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
-        return f"{place}: {self.message}"
-
-
-class DefinitionError(ActivityCoreError):
+class DefinitionError(ActivityCoreError, DocumentError):
     """For the author of a definition: everything found wrong in one file, in the order of its lines."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(
-            sorted(problems, key=lambda p: (p.path, p.line, p.column, p.message))
-        )
-        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class ConfigurationError(ActivityCoreError):

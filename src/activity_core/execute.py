@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from activity_core.definition.model import Definition, OnFailure, OnInterrupt, VersionHash, missing_features
-from activity_core.definition.units import format_duration
 from activity_core.errors import CommandError, ConfigurationError, ContextError, ExpressionError
 from activity_core.ports import EndRow, LedgerWriter, ProcessRow, SaveOutput, StartRow, Written
 from activity_core.rule import compile_expression, evaluate_all
@@ -26,6 +25,7 @@ from activity_core.shell.environment import base_environment, read_secret
 from activity_core.shell.process import CommandResult, CommandSpec, Ending, Processes, RunningCommand
 from activity_core.shell.tree import read_stat
 from activity_plumbing.clock import Clock, Instant, format_instant, to_datetime
+from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from activity_core.catalog.load import describe_schedule, restore
 from activity_core.definition.model import Definition, EventSubscription, missing_features
-from activity_core.definition.units import format_duration
 from activity_core.run import Kind, Reason, State
 from activity_core.trigger import trigger_of
 from activity_plumbing.clock import Instant, format_instant
+from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:
     from activity_core.ledger.records import DefinitionRecord, RunRecord

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from activity_core.definition.units import format_duration
 from activity_core.serve import Shower
-from activity_core.text import local_time, printable
+from activity_plumbing.text import local_time, printable
+from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:
     from activity_core.catalog.catalog import Changes

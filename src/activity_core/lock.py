@@ -1,98 +1,25 @@
-"""One engine per state folder: an advisory lock that says who holds it."""
+"""One engine per state folder."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-import re
-import socket
-import time
 from typing import TYPE_CHECKING
 
 from activity_core.errors import ConfigurationError
-from activity_plumbing.clock import format_instant
+from activity_plumbing.file_lock import FileLock, LockHeld
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from activity_plumbing.clock import Instant
 
 
-DEAD_HOLDER_S = 2.0
-"""A child that a killed engine was just starting keeps the lock open until it has become its command."""
-
-
-class EngineLock:
-    """Held from `acquire` until `release` or the end of the process, however it ends (flock(2)).
-
-    `role` is the command that holds it, as others are told.
-    """
-
-    def __init__(self, path: Path, role: str) -> None:
-        self._path = path
-        self._role = role
-        self._descriptor = -1
+class EngineLock(FileLock):
+    """Held from `acquire` until `release` or the end of the process, however it ends."""
 
     def acquire(self, now: Instant) -> None:
         """Takes the lock. Raises ConfigurationError naming the holder."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        deadline = time.monotonic() + DEAD_HOLDER_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as failure:
-                if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    os.close(descriptor)
-                    raise
-                holder = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip()
-                if _is_dead(holder) and time.monotonic() < deadline:
-                    time.sleep(0.02)
-                    continue
-                os.close(descriptor)
-                raise ConfigurationError(
-                    f"{self._path.parent} is in use by another engine ({holder or 'it did not say which'});"
-                    " stop that one, or use another state folder"
-                ) from failure
-        os.ftruncate(descriptor, 0)
-        text = f"{self._role}, pid {os.getpid()} on {socket.gethostname()} since {format_instant(now)}"
-        os.write(descriptor, text.encode())
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Gives the lock back; safe to call twice."""
-        if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-def holder_of(path: Path) -> str | None:
-    """Who holds the lock, or None when nobody does."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return os.read(descriptor, 500).decode("utf-8", "replace").strip() or "an engine"
-    finally:
-        os.close(descriptor)
-    return None
-
-
-def _is_dead(holder: str) -> bool:
-    """True when the process that wrote itself down as the holder is gone."""
-    named = re.search(r"pid (\d+)", holder)
-    if named is None:
-        return True
-    try:
-        os.kill(int(named[1]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+        try:
+            super().acquire(now)
+        except LockHeld as held:
+            raise ConfigurationError(
+                f"{held.path.parent} is in use by another engine ({held.holder});"
+                " stop that one, or use another state folder"
+            ) from held

@@ -132,7 +132,7 @@ def _compile_error(text: str, said: str, names: tuple[str, ...]) -> ExpressionEr
     line, column, message = int(found[1]), int(found[2]), found[3].strip()
     undeclared = _UNDECLARED.search(message)
     if undeclared:
-        from activity_core.definition.nearest import nearest
+        from activity_plumbing.nearest import nearest
 
         name = undeclared[1].split(".")[0]
         place = re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text)  # the library points at the last dot

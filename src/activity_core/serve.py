@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from activity_core.catalog.watch import FolderWatch
 from activity_core.definition.model import missing_features
-from activity_core.definition.units import format_duration
 from activity_core.doorbell import Doorbell
 from activity_core.engine import Engine
 from activity_core.errors import NotFoundError
@@ -24,6 +23,7 @@ from activity_core.lock import EngineLock
 from activity_core.run import FAILURES, Kind, State
 from activity_core.slot_rows import new_row
 from activity_plumbing.clock import Clock, SystemClock, format_instant
+from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:
     from activity_core.catalog.catalog import Changes

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from activity_core.definition.nearest import nearest
-from activity_core.definition.units import parse_duration_us, parse_size
 from activity_core.errors import ConfigurationError
 from activity_plumbing.http_guard import Endpoint
+from activity_plumbing.nearest import nearest
+from activity_plumbing.units import parse_duration_us, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from activity_core.catalog.load import LOADER, content_hash, load, read_file, restore, trigger_hash_of
 from activity_core.catalog.origin import git_origins, is_in_git
 from activity_core.definition.model import Definition, DefinitionId, VersionHash
-from activity_core.errors import DefinitionError, Problem
+from activity_core.errors import DefinitionError
 from activity_core.ledger.records import CatalogEvent, DefinitionRecord, VersionRecord
 from activity_plumbing.clock import SECOND_US, Instant
+from activity_plumbing.yaml_document import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from activity_core import __version__
 from activity_core.context.sources import source_class, source_names
 from activity_core.definition.build import build
-from activity_core.definition.document import MAX_BYTES, Document
 from activity_core.definition.model import CronSchedule, Definition, EventSubscription, Schedule, VersionHash
-from activity_core.definition.nearest import nearest
 from activity_core.definition.parse import parse
-from activity_core.errors import ConfigurationError, DefinitionError, ExpressionError, Problem
+from activity_core.errors import ConfigurationError, DefinitionError, ExpressionError
 from activity_core.rule import compile_expression
+from activity_plumbing.nearest import nearest
+from activity_plumbing.yaml_document import MAX_BYTES, Document, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from activity_core.definition.document import Path as Place
+    from activity_plumbing.yaml_document import Path as Place
 
 LOADER = f"{__version__}/1"
 """Names what checked a version. Counted up when checking changes, so that stored versions are checked again."""
@@ -176,7 +176,7 @@ def _source_problems(definition: Definition, document: Document) -> Iterator[Pro
 def describe_schedule(schedule: Schedule) -> str:
     """The schedule in a few words, as `list` shows it."""
     from activity_core.definition.model import CalendarSchedule, IntervalSchedule
-    from activity_core.definition.units import format_duration
+    from activity_plumbing.units import format_duration
 
     match schedule:
         case CronSchedule() | CalendarSchedule():

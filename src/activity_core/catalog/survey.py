@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from activity_core.catalog.load import content_hash, load, read_file, restore
-from activity_core.errors import DefinitionError, Problem
+from activity_core.errors import DefinitionError
+from activity_plumbing.yaml_document import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -19,8 +19,8 @@ from activity_core.cli.shared import (
     state_text,
     table,
 )
-from activity_core.text import local_time, printable
 from activity_plumbing.clock import format_instant
+from activity_plumbing.text import local_time, printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -242,8 +242,8 @@ def next_(console: Console, definition_id: str | None, count: int, start: str | 
 
 
 def _choose(definitions: Mapping[str, Definition], text: str) -> Definition:
-    from activity_core.definition.nearest import nearest
     from activity_core.errors import NotFoundError
+    from activity_plumbing.nearest import nearest
 
     if text in definitions:
         return definitions[text]
@@ -254,6 +254,6 @@ def _choose(definitions: Mapping[str, Definition], text: str) -> Definition:
 
 
 def _distance(duration_us: int) -> str:
-    from activity_core.definition.units import format_duration
+    from activity_plumbing.units import format_duration
 
     return format_duration(max(0, round(duration_us / 1e6) * 1_000_000))

@@ -76,7 +76,7 @@ def run(console: Console, definition_id: str, detach: bool, as_json: bool) -> No
     With an engine running, it is asked to; without one, the run happens right here. Context, rule, overlap and
     concurrency are heeded as for any other run; a pause is not, since you ask for it yourself.
     """
-    from activity_core.lock import holder_of
+    from activity_plumbing.file_lock import holder_of
 
     settings = console.settings()
     ledger = console.ledger(settings, create=True)
@@ -186,7 +186,7 @@ def _request(ledger: Ledger, settings: Settings, definition_id: str) -> RunId:
 def _follow(ledger: Ledger, settings: Settings, run_id: RunId, *, quiet: bool) -> None:
     """Prints what the run prints until it is over. Raises ConfigurationError when its engine goes away."""
     from activity_core.cli.history import Printer
-    from activity_core.lock import holder_of
+    from activity_plumbing.file_lock import holder_of
 
     printer = Printer(raw=False, only=None)
     look_at = time.monotonic()

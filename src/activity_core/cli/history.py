@@ -21,7 +21,7 @@ from activity_core.cli.shared import (
     table,
 )
 from activity_core.run import ACTIVE, State
-from activity_core.text import local_time, printable
+from activity_plumbing.text import local_time, printable
 
 if TYPE_CHECKING:
     from activity_core.ledger.records import RunRecord
@@ -77,7 +77,7 @@ def history(
 
 
 def _history_row(run: RunRecord) -> tuple[object, ...]:
-    from activity_core.definition.units import format_duration
+    from activity_plumbing.units import format_duration
 
     slot = local_time(run.slot)
     if run.slot_count > 1:

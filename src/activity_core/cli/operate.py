@@ -62,7 +62,7 @@ def resume(console: Console, definition_id: str) -> None:
 def cancel(console: Console, run_number: str) -> None:
     """End a run: one that waits never starts, one in progress is ended with all its processes."""
     from activity_core.doorbell import ring
-    from activity_core.lock import holder_of
+    from activity_plumbing.file_lock import holder_of
 
     settings = console.settings()
     ledger = console.ledger(settings)
@@ -122,8 +122,8 @@ def prune(console: Console, older_than: str | None, keep: int | None, dry_run: b
 
     The engine does this by itself every hour, by its settings.
     """
-    from activity_core.definition.units import parse_duration_us
     from activity_plumbing.clock import Instant
+    from activity_plumbing.units import parse_duration_us
 
     settings = console.settings()
     ledger = console.ledger(settings)

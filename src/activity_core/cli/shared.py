@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from activity_core.errors import ConfigurationError, NotFoundError
-from activity_core.text import printable
 from activity_plumbing.clock import Instant, SystemClock, format_instant, parse_instant
+from activity_plumbing.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -113,7 +113,7 @@ def now() -> Instant:
 
 def read_time(text: str) -> Instant:
     """A time as people write it: ISO 8601 (UTC unless it says otherwise), ``now``, or ``2h`` for two hours ago."""
-    from activity_core.definition.units import parse_duration_us
+    from activity_plumbing.units import parse_duration_us
 
     word = text.strip()
     if word == "now":
@@ -160,7 +160,7 @@ def find_run(ledger: Ledger, text: str) -> RunRecord:
 
 def find_definition_id(ledger: Ledger, text: str) -> str:
     """The full id that `text` names: exactly, or as the only one that ends with it. Raises NotFoundError."""
-    from activity_core.definition.nearest import nearest
+    from activity_plumbing.nearest import nearest
 
     names = [record.id for record in ledger.definitions()]
     if text in names:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from activity_core.context.sources import SourceTools, make_source
-from activity_core.definition.units import parse_duration_us
 from activity_core.errors import ContextError
 from activity_core.rule import refuse_oversized
 from activity_plumbing.http_guard import HttpGuardError
+from activity_plumbing.units import parse_duration_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

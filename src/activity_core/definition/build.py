@@ -31,8 +31,8 @@ from activity_core.definition.model import (
     Retry,
     Schedule,
 )
-from activity_core.definition.units import parse_duration_us, parse_size
 from activity_plumbing.clock import parse_instant
+from activity_plumbing.units import parse_duration_us, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,15 +7,15 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from activity_core.definition.build import Plain, build
-from activity_core.definition.document import Document, read_document
-from activity_core.definition.nearest import nearest
-from activity_core.errors import DefinitionError, Problem
+from activity_core.errors import DefinitionError
+from activity_plumbing.nearest import nearest
+from activity_plumbing.yaml_document import Document, DocumentError, Problem, read_document
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from activity_core.definition.document import Path
     from activity_core.definition.model import Definition
+    from activity_plumbing.yaml_document import Path
 
 _LABELS = frozenset({"cron", "calendar", "interval", "event", "http_get", "named", "[key]"})
 _MISSING_HINTS: dict[tuple[str, ...], str] = {
@@ -30,7 +30,10 @@ def parse(text: bytes, path: str) -> tuple[Definition, Plain, Document]:
 
     `path` is only for messages. Raises DefinitionError with every problem found.
     """
-    document = read_document(text, path)
+    try:
+        document = read_document(text, path)
+    except DocumentError as failure:
+        raise DefinitionError(failure.problems) from failure
     plain = _checked(document)
     return build(plain), plain, document
 

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from activity_core.definition.cron_aliases import CRON_ALIASES, plain_expression
 from activity_core.definition.model import MisfirePolicy, OnFailure, OnInterrupt
-from activity_core.definition.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration_us, parse_size
 from activity_plumbing.clock import from_datetime, parse_instant, to_datetime
+from activity_plumbing.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration_us, parse_size
 
 MAX_CMD_CHARS = 65_536
 SHORTEST_GRACE_US = 1_000_000
@@ -60,7 +60,7 @@ def _zone(name: str) -> str:
     except (ZoneInfoNotFoundError, OSError, ValueError):  # OSError: a folder of zones
         is_known = False
     if not is_known:
-        from activity_core.definition.nearest import nearest
+        from activity_plumbing.nearest import nearest
 
         hint = nearest(name, available_timezones() - _NOT_ZONES)
         raise ValueError(f"{name!r} is not a known IANA time zone{hint}")

@@ -19,9 +19,9 @@ from activity_core.catalog.load import (
     trigger_hash_of,
 )
 from activity_core.context.sources import source_names
-from activity_core.definition.document import MAX_BYTES
 from activity_core.definition.model import CronSchedule, Definition
-from activity_core.errors import DefinitionError, Problem
+from activity_core.errors import DefinitionError
+from activity_plumbing.yaml_document import MAX_BYTES, Problem
 
 SEED = Path(__file__).parents[2] / "seed"
 CRON = '{trigger_type: cron, cron_expression: "@daily"}'

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,8 +24,11 @@ from activity_core.definition.model import (
     missing_features,
 )
 from activity_core.definition.parse import parse
-from activity_core.errors import DefinitionError, Problem
+from activity_core.errors import DefinitionError
 from activity_plumbing.clock import DAY_US, MINUTE_US, SECOND_US, parse_instant
+
+if TYPE_CHECKING:
+    from activity_plumbing.yaml_document import Problem
 
 SEED = Path(__file__).parents[2] / "seed"
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activity_core.definition.units import (
+from activity_plumbing.clock import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+from activity_plumbing.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
     format_duration,
     parse_duration_us,
     parse_size,
 )
-from activity_plumbing.clock import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 UNITS = {"us": 1, "ms": 1000, "s": SECOND_US, "m": MINUTE_US, "h": HOUR_US, "d": DAY_US, "w": 7 * DAY_US}
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
-from activity_core.errors import DefinitionError, Problem
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 try:
     from yaml import CSafeLoader as _Loader
@@ -39,14 +40,45 @@ _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a file, and what would be right.
+
+    `line` and `column` count from 1; 0 means the file as a whole.
+    """
+
+    path: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return f"{place}: {self.message}"
+
+
+class DocumentError(Exception):
+    """For the author of a file: everything found wrong in it, in the order of its lines."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(
+            sorted(problems, key=lambda p: (p.path, p.line, p.column, p.message))
+        )
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
 @dataclass(slots=True)
 class Document:
     """A file's values (dicts, lists, scalars) and where each key and value stands in it."""
 
     path: str
     value: object = None
+    first_line: int = 1
+    """The number of the text's first line, where it is a part of a larger file."""
     values_at: dict[Path, Place] = field(default_factory=dict)
     keys_at: dict[Path, Place] = field(default_factory=dict)
+    spans: dict[Path, tuple[int, int]] | None = None
+    """Where asked for: start and end of each scalar in the text, in characters; anchors and tags included."""
 
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> Problem:
         """A problem at the place of `path`, or of its nearest ancestor that has one."""
@@ -57,7 +89,7 @@ class Document:
                     line, column = known[path]
                     return Problem(path=self.path, line=line, column=column, message=message)
             if not path:
-                return Problem(path=self.path, line=1, column=1, message=message)
+                return Problem(path=self.path, line=self.first_line, column=1, message=message)
             path = path[:-1]
 
 
@@ -74,14 +106,16 @@ class _Refused(Exception):
         self.message = message
 
 
-def read_document(text: bytes, path: str) -> Document:
-    """The values of one YAML document. Raises DefinitionError naming line and column.
+def read_document(text: bytes, path: str, *, first_line: int = 1, with_spans: bool = False) -> Document:
+    """The values of one YAML document. Raises DocumentError naming line and column.
+
+    `first_line` is the number of the text's first line in the file that contains it.
 
     Refused: more than 1 MiB, text that is not UTF-8, tags, depth over 32, over 50 aliases or 20,000 nodes
     once they are expanded, duplicate keys, keys that are not text, a second document.
     """
     if len(text) > MAX_BYTES:
-        raise DefinitionError(
+        raise DocumentError(
             [
                 Problem(
                     path=path,
@@ -94,9 +128,9 @@ def read_document(text: bytes, path: str) -> Document:
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
-        line = text.count(b"\n", 0, failure.start) + 1
+        line = text.count(b"\n", 0, failure.start) + first_line
         column = failure.start - (text.rfind(b"\n", 0, failure.start) + 1) + 1
-        raise DefinitionError(
+        raise DocumentError(
             [
                 Problem(
                     path=path,
@@ -106,40 +140,41 @@ def read_document(text: bytes, path: str) -> Document:
                 )
             ]
         ) from failure
-    document = Document(path)
+    document = Document(path, first_line=first_line, spans={} if with_spans else None)
     loader = _Loader(decoded)
     try:
         _Builder(loader, document).build()
     except _Refused as refusal:
-        raise DefinitionError([_at(path, refusal.mark, refusal.message)]) from None
+        raise DocumentError([_at(path, refusal.mark, refusal.message, first_line)]) from None
     except yaml.YAMLError as failure:
-        raise DefinitionError([_syntax_problem(path, decoded, failure)]) from failure
+        raise DocumentError([_syntax_problem(path, decoded, failure, first_line)]) from failure
     finally:
         loader.dispose()
     return document
 
 
-def _syntax_problem(path: str, text: str, failure: yaml.YAMLError) -> Problem:
+def _syntax_problem(path: str, text: str, failure: yaml.YAMLError, first_line: int) -> Problem:
     mark = getattr(failure, "problem_mark", None)
     said = str(getattr(failure, "problem", None) or getattr(failure, "reason", None) or failure)
     position = getattr(failure, "position", None)
     if mark is None and isinstance(position, int):  # a character that YAML does not allow at all
-        line = text.count("\n", 0, position) + 1
+        line = text.count("\n", 0, position) + first_line
         column = position - (text.rfind("\n", 0, position) + 1) + 1
         return Problem(path=path, line=line, column=column, message=f"not valid YAML: {said}")
-    problem = _at(path, mark, f"not valid YAML: {said}")
+    problem = _at(path, mark, f"not valid YAML: {said}", first_line)
     lines = text.splitlines()
-    near = lines[max(0, problem.line - 2) : problem.line]
+    last = problem.line - first_line + 1
+    near = lines[max(0, last - 2) : last]
     if any("\t" in line[: len(line) - len(line.lstrip())] for line in near):
         message = f"{problem.message}; YAML indents with spaces, never with tabs"
         return Problem(path=path, line=problem.line, column=problem.column, message=message)
     return problem
 
 
-def _at(path: str, mark: _Mark | None, message: str) -> Problem:
+def _at(path: str, mark: _Mark | None, message: str, first_line: int) -> Problem:
     if mark is None:
-        return Problem(path=path, line=1, column=1, message=message)
-    return Problem(path=path, line=mark.line + 1, column=mark.column + 1, message=message)
+        return Problem(path=path, line=first_line, column=1, message=message)
+    return Problem(path=path, line=mark.line + first_line, column=mark.column + 1, message=message)
 
 
 class _Builder:
@@ -161,11 +196,11 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise _Refused(event.start_mark, "a second document starts here; one definition per file")
+                    raise _Refused(event.start_mark, "a second document starts here; one document per file")
             elif isinstance(event, yaml.NodeEvent):
                 self._document.value = self._node(event)
         if not documents:
-            raise _Refused(None, "the file is empty; a definition needs id, trigger and instruction")
+            raise _Refused(None, "the document is empty")
 
     def _node(self, first: Any) -> object:
         """Builds the node that starts with `first`, to its end."""
@@ -188,7 +223,11 @@ class _Builder:
                 event = self._loader.get_event()
                 continue
             path = self._path_of_next(stack, keys)
-            self._document.values_at.setdefault(path, (event.start_mark.line + 1, event.start_mark.column + 1))
+            self._document.values_at.setdefault(path, self._place(event.start_mark))
+            if self._document.spans is not None and isinstance(event, yaml.ScalarEvent):
+                start, end = event.start_mark, event.end_mark
+                assert start is not None and end is not None  # both loaders always give them
+                self._document.spans.setdefault(path, (start.index, end.index))
             self._count(event.start_mark)
             value, opened = self._start(event)
             if stack:
@@ -247,9 +286,12 @@ class _Builder:
         if key in mapping:
             first = self._document.keys_at[(*path, key)]
             raise _Refused(mark, f"the key {key!r} stands twice; the first is on line {first[0]}")
-        self._document.keys_at.setdefault((*path, key), (mark.line + 1, mark.column + 1))
+        self._document.keys_at.setdefault((*path, key), self._place(mark))
         self._count(mark)
         return key, (*path, key)
+
+    def _place(self, mark: _Mark) -> Place:
+        return mark.line + self._document.first_line, mark.column + 1
 
     @staticmethod
     def _path_of_next(
