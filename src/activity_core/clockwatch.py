@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from activity_core.decide import Gap
 from activity_core.run import Reason
 from activity_plumbing.clock import SECOND_US, Clock, Instant
+from activity_plumbing.proc import boot_id
 
 if TYPE_CHECKING:
     from activity_core.ledger.records import EngineRecord
@@ -35,7 +36,7 @@ class ClockWatch:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.boot_id = _boot_id()
+        self.boot_id = boot_id()
         self._read()
 
     def look(self) -> Jump | None:
@@ -79,8 +80,3 @@ class ClockWatch:
         self._wall = self._clock.now()
         self._boot = self._clock.boottime_us()
         self._awake = self._clock.monotonic_us()
-
-
-def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()

@@ -43,12 +43,12 @@ from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, Re
 from activity_core.retention import prune
 from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
 from activity_core.shell.process import Processes
-from activity_core.shell.tree import read_stat
 from activity_core.slot_rows import new_row
 from activity_core.trigger import Trigger, trigger_of
 from activity_plumbing.alarm import WallAlarm
 from activity_plumbing.clock import DAY_US, SECOND_US, Clock, Instant, to_datetime
 from activity_plumbing.database import is_passing
+from activity_plumbing.proc import read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence

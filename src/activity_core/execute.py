@@ -23,8 +23,8 @@ from activity_core.run import FAILURES, Kind, Reason, RunId, Stage, State, fence
 from activity_core.shell.capture import Capture, Redactor
 from activity_core.shell.environment import base_environment, read_secret
 from activity_core.shell.process import CommandResult, CommandSpec, Ending, Processes, RunningCommand
-from activity_core.shell.tree import read_stat
 from activity_plumbing.clock import Clock, Instant, format_instant, to_datetime
+from activity_plumbing.proc import read_stat
 from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:

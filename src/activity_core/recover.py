@@ -9,7 +9,8 @@ from activity_core.definition.model import OnFailure, OnInterrupt
 from activity_core.execute import MOST_INTERRUPTIONS, run_marks
 from activity_core.ports import EndRow, LedgerWriter
 from activity_core.run import Reason, RunId, Stage, State
-from activity_core.shell.tree import end_tree, read_stat
+from activity_core.shell.tree import end_tree
+from activity_plumbing.proc import read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,77 +10,30 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from activity_core.errors import ConfigurationError
-from activity_plumbing.http_guard import Endpoint
-from activity_plumbing.nearest import nearest
-from activity_plumbing.units import parse_duration_us, parse_size
+from activity_plumbing.settings_file import (
+    Reader,
+    SettingsError,
+    SettingsFile,
+    read_duration,
+    read_endpoints,
+    read_number,
+    read_optional_duration,
+    read_optional_number,
+    read_size,
+    read_text,
+    read_texts,
+    read_url,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-FILE_NAME = "activity-core.toml"
-SMALLEST_CAP = 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be text in quotes")
-    return value
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):  # an environment variable
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("must be a list of texts")
-    return tuple(value)
-
-
-def _endpoints(value: object) -> tuple[str, ...]:
-    texts = _texts(value)
-    for text in texts:
-        Endpoint.of(text)
-    return texts
-
-
-def _url(value: object) -> str:
-    text = _text(value)
-    if not text.startswith(("http://", "https://")):
-        raise ValueError("must start with http:// or https://")
-    Endpoint.of(text)
-    return text
-
-
-def _duration(value: object) -> int:
-    return parse_duration_us(_text(value))
-
-
-def _optional_duration(value: object) -> int | None:
-    return None if value in ("", "never") else _duration(value)
-
-
-def _size(value: object) -> int:
-    size = parse_size(_text(value))
-    if size < SMALLEST_CAP:
-        raise ValueError(f"must be at least {SMALLEST_CAP} bytes")
-    return size
-
-
-def _number(value: object) -> int:
-    number = int(value) if isinstance(value, str) and value.isdigit() else value
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError("must be a whole number above zero")
-    return number
-
-
-def _optional_number(value: object) -> int | None:
-    return None if value in ("", "unlimited") else _number(value)
 
 
 def _variables(value: object) -> dict[str, str]:
@@ -157,23 +110,29 @@ class Settings:
         return self.state_dir / "input"
 
 
-_READERS: dict[str, Callable[[object], object]] = {
-    "state_dir": _text,
-    "definitions": _texts,
+_READERS: dict[str, Reader] = {
+    "state_dir": read_text,
+    "definitions": read_texts,
     "environment": _variables,
-    "http_allow": _endpoints,
-    "state_hub_url": _url,
-    "state_hub_token": _text,
-    "secrets_dir": _text,
-    "max_parallel": _number,
-    "shutdown_grace": _duration,
-    "output_cap": _size,
-    "context_cap": _size,
-    "history_max_age": _optional_duration,
-    "history_max_runs": _optional_number,
-    "rescan_interval": _duration,
+    "http_allow": read_endpoints,
+    "state_hub_url": read_url,
+    "state_hub_token": read_text,
+    "secrets_dir": read_text,
+    "max_parallel": read_number,
+    "shutdown_grace": read_duration,
+    "output_cap": read_size,
+    "context_cap": read_size,
+    "history_max_age": read_optional_duration,
+    "history_max_runs": read_optional_number,
+    "rescan_interval": read_duration,
 }
-_PATHS = frozenset({"state_dir", "definitions", "secrets_dir"})
+_FILE = SettingsFile(
+    program="activity-core",
+    prefix="ACTIVITY_",
+    readers=_READERS,
+    paths=frozenset({"state_dir", "definitions", "secrets_dir"}),
+    only_in_file=frozenset({"environment"}),
+)
 
 
 def load_settings(
@@ -183,70 +142,14 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
 ) -> Settings:
     """The settings in force; `overrides` are those of the command line. Raises ConfigurationError."""
-    source = _find(path, environment)
-    values: dict[str, object] = {}
-    if source is not None:
-        for name, value in _read(source).items():
-            values[name] = _value(name, value, f"{source}: {name}", source.parent)
-    for name in _READERS:
-        variable = f"ACTIVITY_{name.upper()}"
-        if name != "environment" and environment.get(variable):
-            values[name] = _value(name, environment[variable], f"${variable}", Path.cwd())
-    values.update({name: value for name, value in (overrides or {}).items() if value is not None})
+    try:
+        values, source = _FILE.load(path, environment=environment, overrides=overrides or {})
+    except SettingsError as failure:
+        raise ConfigurationError(str(failure)) from failure
     if not values.get("definitions"):
         base = source.parent if source is not None else Path.cwd()
         values["definitions"] = ((base / "activity-definitions").resolve(),)
     return Settings(source=source, **values)  # type: ignore[arg-type]  # each value was made by its reader
-
-
-def _find(path: Path | None, environment: Mapping[str, str]) -> Path | None:
-    if path is None and environment.get("ACTIVITY_CONFIG"):
-        path = Path(environment["ACTIVITY_CONFIG"])
-    if path is not None:
-        if not path.is_file():
-            raise ConfigurationError(f"{path}: there is no such settings file")
-        return path.resolve()
-    import platformdirs
-
-    places = [
-        Path.cwd() / FILE_NAME,
-        Path(platformdirs.user_config_dir("activity-core", appauthor=False)) / "config.toml",
-        Path("/etc/activity-core/config.toml"),
-    ]
-    return next((place.resolve() for place in places if place.is_file()), None)
-
-
-def _read(source: Path) -> dict[str, object]:
-    try:
-        with source.open("rb") as file:
-            values = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as failure:
-        raise ConfigurationError(f"{source}: not valid TOML: {failure}") from failure
-    except OSError as failure:
-        raise ConfigurationError(f"{source}: cannot be read: {failure.strerror}") from failure
-    for name in values:
-        if name not in _READERS:
-            raise ConfigurationError(f"{source}: unknown setting {name!r}{nearest(name, _READERS)}")
-    return values
-
-
-def _value(name: str, value: object, place: str, base: Path) -> object:
-    try:
-        read = _READERS[name](value)
-    except (ValueError, TypeError) as failure:
-        raise ConfigurationError(f"{place}: {failure}") from failure
-    if name not in _PATHS:
-        return read
-    try:
-        if isinstance(read, tuple):
-            return tuple(_resolved(each, base) for each in read)
-        return _resolved(str(read), base)
-    except (RuntimeError, ValueError, OSError) as failure:  # no such home, a NUL, a loop of links
-        raise ConfigurationError(f"{place}: {failure}") from failure
-
-
-def _resolved(text: str, base: Path) -> Path:
-    return (base / Path(text).expanduser()).resolve()
 
 
 assert {each.name for each in fields(Settings)} == {*_READERS, "source"}

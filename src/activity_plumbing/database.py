@@ -28,6 +28,8 @@ BUSY_TIMEOUT_MS = 10_000
 RETRY_PAUSE_S = 0.25
 GATHER_S = 0.001
 BUSY_GROUP = 2
+UPGRADE_LOCK = 4_711_040
+"""The Postgres advisory lock under which schemas are made and migrated."""
 
 
 class DatabaseError(Exception):
@@ -69,6 +71,24 @@ def open_sqlite(path: Path, *, synchronous: str = "FULL", incremental_vacuum: bo
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def open_database(url: str) -> sa.Engine:
+    """An engine on ``sqlite:///path``, a plain path, or ``postgresql://…``. Raises DatabaseError."""
+    if "://" not in url:
+        return open_sqlite(Path(url))
+    try:
+        parsed = sa.engine.make_url(url)
+    except sa.exc.ArgumentError as failure:
+        raise DatabaseError("the database URL cannot be read; write postgresql://user@host/name or a path") from failure
+    if parsed.get_backend_name() == "sqlite":
+        return open_sqlite(Path(parsed.database or ""))
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise DatabaseError(f"{parsed.get_backend_name()} databases are not supported; use sqlite or postgresql")
+    try:
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+    except ModuleNotFoundError as failure:
+        raise DatabaseError("Postgres needs its driver: pip install 'activity-core[fleet]'") from failure
 
 
 def is_passing(failure: sa.exc.DBAPIError) -> bool:
@@ -264,6 +284,8 @@ def upgrade(engine: sa.Engine, script_location: str, expected_head: str, metadat
     if found == expected_head:
         return
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":  # two that start at once: the second waits, and finds it made
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
         if not sa.inspect(connection).get_table_names():
             metadata.create_all(connection)
             connection.exec_driver_sql(_CREATE_VERSION)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from activity_core.errors import ConfigurationError
-from activity_core.settings import FILE_NAME, Settings, load_settings
+from activity_core.settings import Settings, load_settings
 
 EVERY_SETTING = """
 state_dir = "state"
@@ -195,7 +195,7 @@ def test_the_first_file_found_counts_and_one_that_is_named_comes_first(file: Pat
     (Path.home() / ".config/activity-core").mkdir(parents=True)
     (Path.home() / ".config/activity-core/config.toml").write_text("history_max_runs = 1")
     assert runs() == 1
-    Path(FILE_NAME).write_text("history_max_runs = 2")
+    Path("activity-core.toml").write_text("history_max_runs = 2")
     assert runs() == 2
     file.write_text("history_max_runs = 3")
     assert runs(ACTIVITY_CONFIG=str(file)) == 3

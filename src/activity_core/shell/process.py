@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from activity_core.errors import CommandError
 from activity_core.shell import tree
 from activity_core.shell.capture import STDERR, STDOUT, Capture
+from activity_plumbing.proc import read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,7 +127,7 @@ class Processes:
         for pid in tree.all_pids():
             if pid in self.running:
                 continue
-            stat = tree.read_stat(pid)
+            stat = read_stat(pid)
             if stat is None or stat.parent != mine:
                 continue
             if not stat.is_alive:

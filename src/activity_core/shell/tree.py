@@ -12,7 +12,8 @@ import contextlib
 import ctypes
 import os
 import signal
-from dataclasses import dataclass
+
+from activity_plumbing.proc import ProcessStat, read_stat
 
 _PR_SET_CHILD_SUBREAPER = 36
 _FREEZE_ROUNDS = 50
@@ -22,39 +23,11 @@ _POLL_S = 0.01
 _LONGEST_POLL_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
-    """What /proc/PID/stat says (proc_pid_stat(5)); `started` in clock ticks since boot."""
-
-    pid: int
-    state: str
-    parent: int
-    group: int
-    session: int
-    started: int
-
-    @property
-    def is_alive(self) -> bool:
-        """False for zombies, which only wait to be reaped."""
-        return self.state not in "ZX"
-
-
 def become_subreaper() -> None:
     """Makes orphaned descendants children of this process. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
-
-
-def read_stat(pid: int) -> ProcessStat | None:
-    """One process, or None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
-    except OSError:
-        return None
-    fields = line[line.rindex(b")") + 2 :].split()
-    return ProcessStat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
 def all_pids() -> list[int]:

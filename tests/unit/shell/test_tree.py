@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from activity_core.shell import tree
+from activity_plumbing.proc import ProcessStat, read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ async def until(is_so: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
-def children_named(parent: int, name: str) -> list[tree.ProcessStat]:
+def children_named(parent: int, name: str) -> list[ProcessStat]:
     return [
         stat
         for pid, stat in tree.snapshot().items()
@@ -66,14 +67,14 @@ def fresh_mark() -> tuple[dict[str, str], frozenset[bytes]]:
 
 def test_a_process_is_read_with_its_parent_group_session_and_start() -> None:
     with shell("echo on; sleep 300") as started:
-        stat = tree.read_stat(started.pid)
+        stat = read_stat(started.pid)
 
         assert stat is not None
         assert (stat.pid, stat.parent, stat.group, stat.session) == (
             started.pid, os.getpid(), started.pid, started.pid,
         )  # fmt: skip
         assert stat.is_alive
-        mine = tree.read_stat(os.getpid())
+        mine = read_stat(os.getpid())
         assert mine is not None
         assert 0 < mine.started <= stat.started
 
@@ -91,13 +92,13 @@ def test_a_process_whose_name_holds_brackets_and_spaces_is_read_rightly(tmp_path
 def test_a_process_that_is_gone_is_none_and_one_that_waits_to_be_reaped_is_not_alive() -> None:
     started = subprocess.Popen(["/bin/true"])
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
-    stat = tree.read_stat(started.pid)
+    stat = read_stat(started.pid)
     assert stat is not None
     assert not stat.is_alive
     assert tree.members(started.pid, frozenset()) == {}
     started.wait()
 
-    assert tree.read_stat(started.pid) is None
+    assert read_stat(started.pid) is None
     assert tree.environment_of(started.pid) == frozenset()
 
 
@@ -165,16 +166,16 @@ def test_a_group_is_alive_until_its_last_process_is_reaped() -> None:
 def test_orphans_become_children_of_a_subreaper_and_are_reaped_with_their_group() -> None:
     tree.become_subreaper()
     with shell("sh -c 'read line; exit 0' <&0 & echo $!; wait", None) as started:
-        leader = tree.read_stat(started.pid)
+        leader = read_stat(started.pid)
         assert leader is not None
         children = [stat for stat in tree.snapshot().values() if stat.parent == started.pid]
         os.kill(started.pid, signal.SIGKILL)
         started.wait()
-        orphans = [stat for each in children if (stat := tree.read_stat(each.pid)) is not None]
+        orphans = [stat for each in children if (stat := read_stat(each.pid)) is not None]
         assert all(stat.parent == os.getpid() for stat in orphans)
         for stat in orphans:
             os.kill(stat.pid, signal.SIGKILL)
             os.waitid(os.P_PID, stat.pid, os.WEXITED | os.WNOWAIT)
         tree.reap_group(started.pid)
-        assert all(tree.read_stat(stat.pid) is None for stat in orphans)
+        assert all(read_stat(stat.pid) is None for stat in orphans)
         assert not tree.group_is_alive(started.pid)
