@@ -1,0 +1,1 @@
+"""The hub over HTTP: routes, their shapes, and the guard before them."""
