@@ -32,6 +32,22 @@ run: $(READY) ## Make a fleet of git repos in .run/ and keep it in order
 test: check ## Check everything and run every test
 	$(BIN)/pytest -n auto
 
+# The state hub's own targets, as cron, hooks and people call them. REPO reaches the command as environment.
+export REPO
+
+.PHONY: fix-consistency
+fix-consistency: ## Bring workplans and database together for one repo: make fix-consistency REPO=<slug>
+	@test -n "$$REPO" || { echo "name the repo: make fix-consistency REPO=<slug>" >&2; exit 2; }
+	@$(BIN)/python scripts/consistency_check.py --repo "$$REPO"
+
+.PHONY: cleanup-stale
+cleanup-stale: ## Cancel tasks that are still open in finished or archived workstreams
+	@$(BIN)/python scripts/cleanup_stale_tasks.py
+
+.PHONY: install-hooks
+install-hooks: ## Install the post-commit hook into every registered repo
+	@scripts/install_hooks.sh
+
 .PHONY: check
 check: $(READY) ## Lint, format, types and import contracts
 	$(BIN)/ruff check .

@@ -1,1 +1,3 @@
-"""state-hub: the registry of repos, and the workplans in them."""
+"""A registry of git repos and the workplans in them, kept in step with a database."""
+
+__version__ = "0.1.0"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from state_hub.errors import GitError, RefusedError
@@ -16,6 +15,8 @@ from state_hub.settings import Settings, allow_remote
 from state_hub.store import repos
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from activity_plumbing.clock import Instant
     from state_hub.store.store import Store
 

@@ -174,6 +174,7 @@ class _Sweep:
                 slug=repo.slug,
                 repo_id=repo.id,
                 outcome=Outcome.FAILED,
+                is_hub_fault=True,
                 detail=f"the hub itself failed: {type(failure).__name__}: {failure}"[:500],
             )
         else:

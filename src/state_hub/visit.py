@@ -15,11 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pygit2
+
 from state_hub.checks import IN_FILES, Found, Severity
 from state_hub.errors import GitError, LockLostError, RefusedError
 from state_hub.git import gate, writeback
 from state_hub.git.clone import Clone
-from state_hub.git.remote import Remotes, fetch, make_clone
+from state_hub.git.remote import Remotes, fetch, make_clone, set_ref
 from state_hub.reconcile import FileEntry, Plan, Writeback, describe
 from state_hub.settings import Settings, allow_remote
 from state_hub.sides import make_plan, read_files
@@ -87,6 +89,8 @@ class Visit:
     opened: int = 0
     closed: int = 0
     is_new_content: bool = False
+    is_hub_fault: bool = False
+    """The hub's own code failed, not the repo."""
     duration_s: float = 0.0
 
 
@@ -108,8 +112,8 @@ def visit(repo: Repo, tools: Tools, options: Options, deadline: Deadline) -> Vis
         _Visitor(repo, tools, options, deadline, result).run()
     except LockLostError as failure:
         result.outcome, result.detail = Outcome.LOCKED, str(failure)
-    except GitError as failure:
-        result.outcome, result.detail = Outcome.FAILED, str(failure)
+    except (GitError, pygit2.GitError, OSError) as failure:  # a corrupt clone, a full disk
+        result.outcome, result.detail = Outcome.FAILED, f"{failure}"[:500]
     result.duration_s = time.monotonic() - began
     return result
 
@@ -177,8 +181,8 @@ class _Visitor:
         except _Blocked as blocked:
             self._block(blocked.found)
             files = None
-        except GitError as failure:
-            self._block(Found(check="C-16", subject="visit", message=str(failure)))
+        except (GitError, pygit2.GitError, OSError) as failure:
+            self._block(Found(check="C-16", subject="visit", message=f"{failure}"[:500]))
             files = None
         self._record_findings(files)
 
@@ -205,8 +209,8 @@ class _Visitor:
             return plan, files
         except _Blocked as blocked:
             self._block(blocked.found)
-        except GitError as failure:
-            self._block(Found(check="C-16", subject="visit", message=str(failure)))
+        except (GitError, pygit2.GitError, OSError) as failure:
+            self._block(Found(check="C-16", subject="visit", message=f"{failure}"[:500]))
         finally:
             self._is_looking = False
         return None, None
@@ -239,7 +243,7 @@ class _Visitor:
                     is_level = is_level and self._asked_tip == refs.local and not self._needs_fetch
                     self._has_commits = self._repo.base_commit not in (refs.local, self._asked_tip)
                     is_level = is_level and clone.checked_out == self._repo.branch and clone.in_progress() is None
-        except _Blocked:
+        except (_Blocked, pygit2.GitError, OSError):
             return True
         with self._store.reading() as connection:
             known = findings.open_findings(connection, self._repo.id)
@@ -535,14 +539,12 @@ class _Visitor:
     def _follow(self, made: str) -> None:
         """Brings the clone to the commit that was just pushed, if it may be pulled."""
         try:
-            with Clone(self._path) as clone:
-                refs = self._refs(clone)
-            fetch(self._path, self._repo.remote_url, self._repo.branch, self._deadline, into=refs.tracking_name)
-            with Clone(self._path) as clone:
-                tracking = self._refs(clone).tracking
+            with self._open() as clone:
+                set_ref(self._path, self._refs(clone).tracking_name, made, self._deadline)
+            with self._open() as clone:
                 self._found = [each for each in self._found if (each.check, each.subject) != ("C-16", "pull")]
-                self._pass_gate(clone, tracking or made)
-                self._result.tip = tracking or made
+                self._pass_gate(clone, made)
+                self._result.tip = made
         except GitError as failure:
             self._find("C-16", "pull", f"cannot be fast-forwarded: {failure}")
 

@@ -96,7 +96,7 @@ def _trusted() -> tuple[tuple[str, str], ...]:
     listed = subprocess.run(
         ["git", "config", "--list", "--show-scope", "--null"],
         cwd="/",
-        env=_plain_environment(),
+        env=plain_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -112,7 +112,8 @@ def _trusted() -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
+    """Our environment without what would point git elsewhere, and without ways for it to ask anybody."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -137,7 +138,7 @@ def _environment(more_settings: Sequence[tuple[str, str]], more: Mapping[str, st
     credentials = [("credential.helper", "")]
     credentials += [(key, value) for key, value in trusted if key.startswith("credential.") and key.endswith("helper")]
     settings = [*_SETTINGS, *credentials, *more_settings]
-    environment = _plain_environment()
+    environment = plain_environment()
     ssh = next((value for key, value in reversed(trusted) if key == "core.sshcommand"), None)
     environment.setdefault("GIT_SSH_COMMAND", ssh or _SSH)
     environment["GIT_CONFIG_COUNT"] = str(len(settings))

@@ -169,6 +169,11 @@ def fetch(folder: Path, url: str, branch: str, deadline: Deadline, *, into: str 
     )
 
 
+def set_ref(folder: Path, ref: str, commit: str, deadline: Deadline) -> None:
+    """Moves a remote-tracking ref, as a fetch would. Raises GitError."""
+    run_git(["update-ref", "-m", "state-hub: push", ref, commit], folder=folder, deadline=deadline)
+
+
 def make_clone(url: str, branch: str, path: Path, deadline: Deadline) -> None:
     """Clones into a folder that does not exist yet: there as a whole, or not at all. Raises GitError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -234,7 +234,7 @@ def _may_change(name: str, row: sa.Row[tuple[object, ...]]) -> None:
 
 
 def stale_tasks(connection: sa.Connection, *, locks: bool = False) -> list[StaleTask]:
-    """Open tasks in finished or archived workstreams of active repos. `locks`: as they are until the transaction ends."""
+    """Open tasks in finished or archived workstreams of active repos; `locks`: nobody else changes them meanwhile."""
     query = (
         sa.select(tasks, workstreams.c.workplan_id, workstreams.c.status.label("workplan_status"), repos.c.slug)
         .join(workstreams, workstreams.c.id == tasks.c.workstream_id)
