@@ -1,81 +1,157 @@
-"""What `make run` does: a small fleet of real git repos below .run/, and the engine that keeps it in order.
+"""What `make run` does: a small fleet of real git repos below .run/, the state hub that knows them, and the engine
+that runs the hub's jobs.
 
-The fleet is made once and kept; each start adds a commit to every other remote, so that there is news to
-fetch. Nothing outside .run/ is touched.
+The fleet is made once and kept. Nothing outside .run/ is touched, and nothing but loopback is spoken to.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from demo_fleet import PLANS, Fleet
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / ".run"
-FLEET = RUN / "fleet"
-CONFIG = RUN / "activity-core.toml"
-COMMAND = Path(sys.executable).parent / "activity-core"
-REPOS = ("atlas", "beacon", "cargo-bay", "dovetail", "ember", "foundry")
-IDENTITY = {
-    "GIT_AUTHOR_NAME": "Fleet Builder",
-    "GIT_AUTHOR_EMAIL": "fleet@example.org",
-    "GIT_COMMITTER_NAME": "Fleet Builder",
-    "GIT_COMMITTER_EMAIL": "fleet@example.org",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_CONFIG_SYSTEM": os.devnull,
-}
+BIN = Path(sys.executable).parent
+ENGINE_CONFIG = RUN / "activity-core.toml"
+HUB_CONFIG = RUN / "state-hub.toml"
+JOBS = ("state-hub-consistency-sweep", "state-hub-stale-task-cleanup")
+FIRST_RUNS_S = 60.0
 
 
-def git(folder: Path, *arguments: str) -> None:
-    """Runs git quietly; its message goes to stderr when it fails."""
-    subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **IDENTITY}, check=True)
+def hub(*words: str) -> str:
+    """What a hub command prints."""
+    done = subprocess.run(
+        [BIN / "state-hub", "--config", HUB_CONFIG, *words], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
 
 
-def make_repo(name: str) -> None:
-    """A bare remote with some history, a work tree that pushes to it, and the clone that is maintained."""
-    remote, work, clone = FLEET / "remotes" / f"{name}.git", FLEET / "work" / name, FLEET / "clones" / name
-    if clone.exists():
+def engine(*words: str) -> str:
+    """What an engine command prints."""
+    command = [BIN / "activity-core", "--config", ENGINE_CONFIG, *words]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+
+
+def free_port() -> int:
+    """8000, or any other where that is taken."""
+    for wanted in (8000, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise SystemExit("no port is free on 127.0.0.1")
+
+
+def prepare(port: int) -> None:
+    """Settings of both, the fleet, and what happened in it since the hub last looked."""
+    RUN.mkdir(exist_ok=True)
+    HUB_CONFIG.write_text(
+        f'state_dir = "{RUN / "hub"}"\nport = {port}\nsweep_lock = "{RUN / "sweep.lock"}"\n', encoding="utf-8"
+    )
+    ENGINE_CONFIG.write_text(
+        f'state_dir = "{RUN / "engine"}"\ndefinitions = ["{ROOT / "activity-definitions"}"]\n'
+        f'state_hub_url = "http://127.0.0.1:{port}"\nstate_hub_token = "{hub("token").strip()}"\n\n'
+        f'[environment]\nSTATE_HUB_HOME = "{ROOT}"\nSTATE_HUB_CONFIG = "{HUB_CONFIG}"\n',
+        encoding="utf-8",
+    )
+    ENGINE_CONFIG.chmod(0o600)
+    fleet = Fleet(RUN / "fleet")
+    if not fleet.make():
         return
-    for folder in (remote.parent, work.parent, clone.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    git(FLEET, "init", "--quiet", "--bare", "--initial-branch=main", str(remote))
-    git(FLEET, "init", "--quiet", "--initial-branch=main", str(work))
-    git(work, "remote", "add", "origin", str(remote))
-    for number in range(1, 6):
-        add_commit(name, f"Write page {number}")
-    git(FLEET, "clone", "--quiet", str(remote), str(clone))
+    for name in PLANS:
+        hub("repos", "add", str(fleet.clone(name)), "--slug", name)
+    hub("sweep", "--all")
+    fleet.disturb()
+    hub("set-status", "FOU-WP-0001/T01", "done")
 
 
-def add_commit(name: str, subject: str) -> None:
-    """One more commit on the remote, by way of the work tree."""
-    work = FLEET / "work" / name
-    with (work / "pages.md").open("a", encoding="utf-8") as file:
-        file.write(f"- {subject}\n")
-    git(work, "add", "pages.md")
-    git(work, "commit", "--quiet", "--message", subject)
-    git(work, "push", "--quiet", "origin", "HEAD:main")
+def show() -> None:
+    """What the first runs did."""
+    for job in JOBS:
+        print(f"\n$ activity-core logs {job}\n{engine('logs', job)}", end="")
+    print(f"\n$ state-hub findings\n{hub('findings')}")
+    print("the next sweep writes the cancelled tasks to their files; look further, from another terminal:")
+    shown = (BIN / "activity-core").relative_to(ROOT)
+    for words in ("run state-hub-consistency-sweep", "history", "explain state-hub-consistency-sweep", "next"):
+        print(f"  {shown} --config .run/activity-core.toml {words}")
+    shown = (BIN / "state-hub").relative_to(ROOT)
+    for words in ("tasks", "set-status ATL-WP-0001/T03 done", "repos list", "writebacks", "outbox"):
+        print(f"  {shown} --config .run/state-hub.toml {words}")
+    print("Ctrl-C ends both", flush=True)
+
+
+def first_runs_are_over() -> bool:
+    """Whether each job has a run that ended."""
+    for job in JOBS:
+        printed = engine("history", job, "--json")
+        runs = json.loads(printed) if printed.strip() else []
+        if not any(run["ended_at"] for run in runs):
+            return False
+    return True
 
 
 def main() -> None:
-    """Makes what is missing, says where things are, and becomes the engine."""
-    for name in REPOS:
-        make_repo(name)
-    for name in REPOS[::2]:
-        add_commit(name, "Write what is new since the last start")
-    CONFIG.write_text(
-        f'state_dir = "{RUN / "state"}"\ndefinitions = ["{ROOT / "activity-definitions"}"]\n\n'
-        f'[environment]\nFLEET_HOME = "{FLEET}"\n',
-        encoding="utf-8",
+    """Makes what is missing, and keeps hub and engine running until Ctrl-C."""
+    port = free_port()
+    prepare(port)
+    print(
+        f"{len(PLANS)} git repos in .run/fleet, registered with the state hub on http://127.0.0.1:{port}\n", flush=True
     )
-    shown = COMMAND.relative_to(ROOT)
-    print(f"{len(REPOS)} git repos in {FLEET.relative_to(ROOT)}: remotes, and clones that are kept in order")
-    print("while this runs, or afterwards, look at it from another terminal:")
-    for words in ("history", "logs fleet.fetch", "explain fleet.fsck", "next", "run fleet.gc"):
-        print(f"  {shown} --config .run/activity-core.toml {words}")
-    print("save a change to a file in activity-definitions/ and it is in force within a second\n", flush=True)
-    os.execv(COMMAND, [str(COMMAND), "--config", str(CONFIG), "serve", "--live", "--run-now"])
+    children = [
+        subprocess.Popen([BIN / "state-hub", "--config", HUB_CONFIG, "serve"], start_new_session=True),
+    ]
+    try:
+        wait_for_hub(port, children[0])
+        serve = [BIN / "activity-core", "--config", ENGINE_CONFIG, "serve", "--live", "--run-now"]
+        children.append(subprocess.Popen(serve, start_new_session=True))
+        deadline = time.monotonic() + FIRST_RUNS_S
+        while time.monotonic() < deadline and not first_runs_are_over():
+            if any(child.poll() is not None for child in children):
+                break
+            time.sleep(0.3)
+        show()
+        while all(child.poll() is None for child in children):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stop(children)
+
+
+def wait_for_hub(port: int, child: subprocess.Popen[bytes]) -> None:
+    """Waits until the hub answers."""
+    while child.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("the state hub did not start")
+
+
+def stop(children: list[subprocess.Popen[bytes]]) -> None:
+    """Lets the engine finish first, then the hub; a second Ctrl-C does not wait."""
+    for child in reversed(children):
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(timeout=35)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()
