@@ -7,6 +7,7 @@ from pathlib import Path
 
 from activity_core.definition.schema import json_schema
 from activity_core.run import mermaid
+from state_hub import workplan
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -22,6 +23,7 @@ def generated() -> dict[Path, str]:
     return {
         DOCS / "states.md": states,
         DOCS / "activity-definition.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        DOCS / "workplan.schema.json": json.dumps(workplan.json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
 
 

@@ -15,11 +15,14 @@ import pytest
 
 import activity_core
 import activity_plumbing
+import state_hub
 from activity_core.catalog.survey import survey
 from activity_core.cli import cli
 from activity_core.definition import schema
 from activity_core.definition.parse import parse
 from activity_core.settings import _READERS
+from state_hub.cli import group as hub
+from state_hub.settings import _READERS as HUB_READERS
 
 if TYPE_CHECKING:
     import pydantic
@@ -43,6 +46,28 @@ def test_every_command_and_its_options_stand_in_the_docs() -> None:
             if isinstance(parameter, click.Option) and parameter.name not in ("as_json", "help"):
                 known = any(option in text for option in parameter.opts)
                 assert known or parameter.name in ("limit", "log_level", "log_format"), (name, parameter.opts)
+
+
+def _hub_commands() -> list[tuple[str, click.Command]]:
+    """Every command of the hub with its words, groups opened."""
+    found: list[tuple[str, click.Command]] = []
+    context = click.Context(hub)
+    for name in hub.list_commands(context):
+        command = hub.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found += [(f"{name} {below}", each) for below, each in command.commands.items()]
+        else:
+            found.append((name, command))
+    return found
+
+
+@pytest.mark.parametrize(("words", "command"), _hub_commands())
+def test_every_command_of_the_hub_stands_in_the_docs_and_shows_an_example(words: str, command: click.Command) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text().replace("\\|", "|")
+    first, _, last = words.partition(" ")
+    assert re.search(rf"`{first}\b[^`]*\b{last}", text), words
+    assert command.help and "Example" in (command.epilog or ""), words
 
 
 def test_every_command_has_an_example_in_its_help() -> None:
@@ -71,6 +96,12 @@ def test_every_setting_stands_in_the_docs() -> None:
         assert f"`{name}`" in text or f"`[{name}]`" in text, name
 
 
+def test_every_setting_of_the_hub_stands_in_the_docs() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text().partition("## state-hub")[2]
+    for name in HUB_READERS:
+        assert f"`{name}`" in text, name
+
+
 def test_shipped_definitions_are_valid_and_carry_the_modeline() -> None:
     found = survey([ROOT / "activity-definitions"])
     assert len(found) >= 3
@@ -92,7 +123,7 @@ def test_whole_definitions_shown_in_documents_are_valid(document: str) -> None:
 def _modules() -> list[str]:
     return [
         module.name
-        for package in (activity_core, activity_plumbing)
+        for package in (activity_core, activity_plumbing, state_hub)
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
         if "migrations" not in module.name and not module.name.endswith("__main__")
     ]
