@@ -54,7 +54,7 @@ def serve(console: Console, live: bool, run_now: bool, log_level: str, log_forma
 
 
 def _set_up_logging(level: str, form: str) -> None:
-    from activity_core.logs import JsonLines, TextLines
+    from activity_plumbing.logs import JsonLines, TextLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())

@@ -10,7 +10,7 @@ from activity_plumbing.clock import Instant
 from activity_plumbing.nearest import nearest
 from state_hub.errors import NotFoundError, RefusedError
 from state_hub.registry import Repo, RepoStatus
-from state_hub.store.schema import repos, visits, workstreams
+from state_hub.store.schema import findings, repos, visits, workstreams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +87,15 @@ def archive_repo(connection: sa.Connection, slug: str, at: Instant) -> Repo:
     return find_repo(connection, slug)
 
 
+def restore_repo(connection: sa.Connection, slug: str) -> Repo:
+    """Takes an archived repo back into the sweeps, as it was registered. Again without harm."""
+    found = find_repo(connection, slug)
+    connection.execute(
+        sa.update(repos).where(repos.c.id == found.id).values(status=RepoStatus.ACTIVE.value, archived_at=None)
+    )
+    return find_repo(connection, slug)
+
+
 def set_base(connection: sa.Connection, repo_id: int, commit: str | None) -> None:
     """Records the commit that files and rows were brought together at."""
     connection.execute(sa.update(repos).where(repos.c.id == repo_id).values(base_commit=commit))
@@ -108,5 +117,15 @@ def count_workstreams(connection: sa.Connection) -> dict[int, int]:
         sa.select(workstreams.c.repo_id, sa.func.count())
         .where(workstreams.c.removed_at.is_(None))
         .group_by(workstreams.c.repo_id)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def count_open_findings(connection: sa.Connection) -> dict[int, int]:
+    """How many open findings each repo has, by number."""
+    query = (
+        sa.select(findings.c.repo_id, sa.func.count())
+        .where(findings.c.closed_at.is_(None))
+        .group_by(findings.c.repo_id)
     )
     return {row[0]: row[1] for row in connection.execute(query)}
