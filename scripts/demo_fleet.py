@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -82,9 +83,11 @@ class Fleet:
         return self.folder / "clones" / name
 
     def make(self) -> bool:
-        """Makes what is missing; False when the fleet was there."""
-        if self.clone(list(PLANS)[-1]).exists():
+        """Makes the fleet, from nothing if it was left half made; False when it was there."""
+        complete = self.folder / ".complete"
+        if complete.exists():
             return False
+        shutil.rmtree(self.folder, ignore_errors=True)
         for name in PLANS:
             for folder in (self.remote(name), self.work(name), self.clone(name)):
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,7 @@ class Fleet:
                 self._write(self.work(name), plan.id, plan.text())
             self.push(name, "Write the plans")
             git(self.folder, "clone", "--quiet", str(self.remote(name)), str(self.clone(name)))
+        complete.touch()
         return True
 
     def push(self, name: str, subject: str) -> None:

@@ -37,7 +37,7 @@ def hub(*words: str) -> str:
 def engine(*words: str) -> str:
     """What an engine command prints."""
     command = [BIN / "activity-core", "--config", ENGINE_CONFIG, *words]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def free_port() -> int:
@@ -69,6 +69,10 @@ def prepare(port: int) -> None:
     fleet = Fleet(RUN / "fleet")
     if not fleet.make():
         return
+    for state in (RUN / "hub", RUN / "engine"):  # what they knew was of a fleet before this one
+        for left in ("state-hub.db", "ledger.db", "output.db"):
+            for path in state.glob(f"{left}*"):
+                path.unlink()
     for name in PLANS:
         hub("repos", "add", str(fleet.clone(name)), "--slug", name)
     hub("sweep", "--all")
@@ -81,7 +85,7 @@ def show() -> None:
     for job in JOBS:
         print(f"\n$ activity-core logs {job}\n{engine('logs', job)}", end="")
     print(f"\n$ state-hub findings\n{hub('findings')}")
-    print("the next sweep writes the cancelled tasks to their files; look further, from another terminal:")
+    print("what was cancelled is in its file after the next sweep; look further, from another terminal:")
     shown = (BIN / "activity-core").relative_to(ROOT)
     for words in ("run state-hub-consistency-sweep", "history", "explain state-hub-consistency-sweep", "next"):
         print(f"  {shown} --config .run/activity-core.toml {words}")

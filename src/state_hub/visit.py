@@ -22,7 +22,7 @@ from state_hub.errors import GitError, LockLostError, RefusedError
 from state_hub.git import gate, writeback
 from state_hub.git.clone import Clone
 from state_hub.git.remote import Remotes, fetch, make_clone, set_ref
-from state_hub.reconcile import FileEntry, Plan, Writeback, describe
+from state_hub.reconcile import ChangeWorkstream, FileEntry, Plan, Writeback, describe
 from state_hub.settings import Settings, allow_remote
 from state_hub.sides import make_plan, read_files
 from state_hub.store import findings, locks, plans, repos
@@ -447,6 +447,8 @@ class _Visitor:
 
     def _tell(self, plan: Plan, *, is_done: bool) -> None:
         for change in plan.changes:
+            if isinstance(change, ChangeWorkstream) and set(change.values) == {"blob"}:
+                continue  # the file was read again; what it says anew has lines of its own
             self._result.did.append(describe(change) if is_done else f"would apply {describe(change)}")
 
     # -- writing back --
