@@ -1,4 +1,4 @@
-"""Measures the engine against floors of the same run, and prints figures, ratios and verdicts.
+"""Measures engine and state hub against floors of the same run, and prints figures, ratios and verdicts.
 
     bench/run_all.py                    # everything, some twenty minutes
     bench/run_all.py --only burst       # one part; may be repeated
@@ -26,6 +26,7 @@ import floors
 import idle
 import lateness
 import start
+import sweep
 import throughput
 from figures import Figure, print_figures
 from fleet import COMMAND, problems
@@ -40,6 +41,7 @@ PARTS: dict[str, tuple[str, Callable[..., list[Figure]]]] = {
     "throughput": ("Throughput", throughput.measure),
     "start": ("Start to ready", start.measure),
     "idle": ("Idle", idle.measure),
+    "sweep": ("The state hub's sweep", sweep.measure),
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
