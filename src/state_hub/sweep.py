@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from state_hub.case import Options, Outcome, Tools, Visit
 from state_hub.dependencies import check_dependencies
 from state_hub.errors import StateHubError
 from state_hub.git.command import Deadline
 from state_hub.overdue import check_overdue
 from state_hub.registry import Repo, RepoStatus, host_of
 from state_hub.store import findings, repos, sweeps
-from state_hub.visit import Options, Outcome, Tools, Visit, visit
+from state_hub.visit import visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

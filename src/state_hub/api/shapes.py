@@ -33,6 +33,8 @@ AfterId = Annotated[str, StringConstraints(pattern="^[A-Z0-9-]{0,100}$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """Text without control characters: Postgres takes no NUL, and a log no line ends."""
 
+AbsolutePath = Annotated[str, StringConstraints(max_length=1000, pattern=r"^/[^\x00-\x1f\x7f]*$")]
+
 
 class Body(BaseModel):
     """What a request brings; anything else in it is refused."""
@@ -44,7 +46,7 @@ class Registration(Body):
     """A repo to register: exactly one of `path` and `remote_url`. See `state_hub.registration.Request`."""
 
     slug: Slug | None = None
-    path: Annotated[Line, Field(pattern="^/")] | None = None
+    path: AbsolutePath | None = None
     remote_url: Line | None = None
     branch: Line | None = None
     workplans: Line = DEFAULT_WORKPLANS

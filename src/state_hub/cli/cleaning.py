@@ -62,12 +62,12 @@ def rebuild_command(
     Refuses while changes made in the database are not in the files yet, unless --discard is given.
     """
     from activity_plumbing.clock import SystemClock
+    from state_hub.case import Options, Outcome, Tools
     from state_hub.git.remote import Remotes
     from state_hub.rebuild import forget, pending_changes
     from state_hub.registry import RepoStatus
     from state_hub.store import repos
     from state_hub.sweep import sweep
-    from state_hub.visit import Options, Outcome, Tools
 
     if bool(slugs) == all_repos:
         raise click.UsageError("give slugs, or --all")

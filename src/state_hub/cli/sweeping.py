@@ -25,9 +25,9 @@ from state_hub.cli.shared import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from state_hub.case import Visit
     from state_hub.settings import Settings
     from state_hub.sweep import Report
-    from state_hub.visit import Visit
 
 EXIT_FINDINGS = 3
 EXIT_BUDGET = 4
@@ -122,9 +122,9 @@ def _run(
     as_json: bool,
 ) -> Report:
     from activity_plumbing.clock import SystemClock
+    from state_hub.case import Options, Tools
     from state_hub.git.remote import Remotes
     from state_hub.sweep import chosen_repos, sweep
-    from state_hub.visit import Options, Tools
 
     with console.store(settings) as store:
         remotes = Remotes()
@@ -165,7 +165,7 @@ def _progress(total: int, *, is_shown: bool) -> Iterator[Callable[[Visit], None]
 
 
 def _summary(report: Report, *, is_dry_run: bool) -> None:
-    from state_hub.visit import Outcome
+    from state_hub.case import Outcome
 
     for visit in sorted(report.visits, key=lambda each: each.slug):
         if visit.outcome is Outcome.UNCHANGED and not visit.did:
@@ -208,7 +208,7 @@ def _report_json(report: Report) -> dict[str, object]:
 
 
 def _exit_status(report: Report, slug: str | None, *, strict: bool) -> int:
-    from state_hub.visit import Outcome
+    from state_hub.case import Outcome
 
     if any(visit.is_hub_fault for visit in report.visits):
         return EXIT_ERROR

@@ -117,6 +117,11 @@ class Clone:
             return False
         return bool(self._repository.descendant_of(commit, ancestor))
 
+    def merge_base(self, one: str, other: str) -> str | None:
+        """The newest commit that both have in their history."""
+        found = self._repository.merge_base(one, other)
+        return None if found is None else str(found)
+
     def count_between(self, ancestor: str, commit: str) -> int:
         """How many commits `commit` is ahead of `ancestor`."""
         return int(self._repository.ahead_behind(commit, ancestor)[0])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from state_hub.git.command import Deadline, local_filters, run_git
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,26 @@ def has_changes(folder: Path, deadline: Deadline) -> bool:
         settings=local_filters(folder, deadline),
     )
     return bool(printed)
+
+
+def file_in_the_way(folder: Path, head: str, commit: str, deadline: Deadline) -> str | None:
+    """A file that git does not know and that the commit would bring: it is somebody's, so nothing goes over it."""
+    printed = run_git(
+        ["diff", "--name-only", "--no-renames", "--diff-filter=A", "-z", "--end-of-options", head, commit],
+        folder=folder,
+        deadline=deadline,
+    )
+    for name in printed.decode("utf-8", "surrogateescape").split("\0"):
+        if name and _is_taken(folder, name):
+            return name
+    return None
+
+
+def _is_taken(folder: Path, name: str) -> bool:
+    if os.path.lexists(folder / name):
+        return True
+    above = [folder / part for part in Path(name).parents if part != Path()]
+    return any(os.path.lexists(part) and (part.is_symlink() or not part.is_dir()) for part in above)
 
 
 def fast_forward(folder: Path, commit: str, deadline: Deadline) -> None:
