@@ -78,8 +78,8 @@ def pass_gate(case: Case, clone: Clone, tip: str) -> None:
         verdict = gate.judge(standing, lambda: gate.has_changes(case.path, case.deadline))
         in_the_way = gate.file_in_the_way(case.path, local, tip, case.deadline) if verdict.may_pull else None
         if in_the_way is not None:
-            reason = f"{standing.behind} commit(s) behind its remote, with {in_the_way!r} in the way, which git does not know"
-            verdict = gate.Gate(reason=f"{reason}; move it elsewhere")
+            news = f"{standing.behind} commit(s) behind its remote"
+            verdict = gate.Gate(reason=f"{news}, with {in_the_way!r} in the way, unknown to git; move it elsewhere")
         if verdict.reason is not None:
             case.find("C-16", "pull", verdict.reason)
             case.result.outcome, case.result.detail = Outcome.BLOCKED, verdict.reason

@@ -6,13 +6,15 @@ import tempfile
 import uuid
 import warnings
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import sqlalchemy as sa
 
 from state_hub.store.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it remarks on XDG_RUNTIME_DIR when it is loaded

@@ -349,9 +349,11 @@ class Fleet:
 
     @classmethod
     def make(cls, folder: Path, store: Store, *, is_http: bool = False) -> Fleet:
-        state = folder / "state"
         settings = Settings(
-            state_dir=state,
+            state_dir=folder / "state",
+            database_url=store.engine.url.set(drivername=store.engine.dialect.name).render_as_string(
+                hide_password=False
+            ),
             sweep_lock=folder / "sweep.lock",
             bot_name=BOT_NAME,
             bot_email=BOT_EMAIL,
@@ -487,13 +489,13 @@ class Fleet:
         before = self.everything()
         self.sweep()
         after = self.everything()
-        assert {name: value for name, value in after.items() if before.get(name) != value} == {}
-        assert before.keys() == after.keys()
+        written = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        assert written == [], f"written: {written}"
 
     def assert_agreed(self) -> None:
         """File, row and base say the same everywhere, and no lock or unsettled push is left."""
         tables = self.dump()
-        assert tables["repo_locks"] == []
+        assert tables["repo_locks"] == [], tables["repo_locks"]
         with self.store.reading() as connection:
             for project in self.projects.values():
                 repo = repos.find_repo(connection, project.slug)
@@ -509,9 +511,9 @@ class Fleet:
                 live = [(f"{row.id}/{task.id}", task) for row in rows for task in row.tasks if not task.is_removed]
                 in_rows = {row.id: row.status for row in rows} | {name: task.status for name, task in live}
                 bases = {row.id: row.base_status for row in rows} | {name: task.base_status for name, task in live}
-                assert in_rows == in_files
-                assert bases == in_files
-                assert repo.base_commit == project.tip
+                assert in_rows == in_files, f"{project.slug}: rows {in_rows}, files {in_files}"
+                assert bases == in_files, f"{project.slug}: bases {bases}, files {in_files}"
+                assert repo.base_commit == project.tip, f"{project.slug}: {repo.base_commit}, tip {project.tip}"
 
     # -- processes --
 
