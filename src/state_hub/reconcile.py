@@ -246,17 +246,19 @@ class _Reconciler:
     def _claims(self) -> dict[str, list[str]]:
         """Which files claim which workplan id; faults become findings."""
         claims: dict[str, list[str]] = {}
-        unread = {row.path: row.id for row in self._sides.rows if not row.is_removed}
+        live = [row for row in self._sides.rows if not row.is_removed]
+        paths = {row.path for row in live}
+        unread = {(row.path, row.blob): row.id for row in live}
         for path, entry in sorted(self._sides.files.items()):
             if entry.reading is None:
-                claims.setdefault(unread[path], []).append(path)
+                claims.setdefault(unread[path, entry.blob], []).append(path)
                 continue
             self._plan.found += faults_found(entry.reading.faults, path)
             if entry.reading.workplan is not None:
                 claims.setdefault(entry.reading.workplan.id, []).append(path)
             elif entry.reading.faults:
                 self._has_unreadable = True
-            elif path in unread:
+            elif path in paths:
                 message = "the file was a workplan and is none any more: its front matter or type is gone"
                 self._find("C-02", path, message, path)
         return claims
@@ -296,8 +298,8 @@ class _Reconciler:
         if row.is_removed:
             return
         entry = self._sides.files.get(row.path)
-        if entry is not None:  # the file is there and cannot be read, or is another plan by now
-            if entry.reading is None or entry.reading.workplan is None:
+        if entry is not None:  # the file is there: it cannot be read, or is another plan by now
+            if entry.reading is not None and entry.reading.workplan is None:
                 return
         elif self._has_unreadable:
             message = f"{row.path} is gone, and a file that cannot be read may be it; nothing is removed until it can"

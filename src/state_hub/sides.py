@@ -26,11 +26,11 @@ def read_files(connection: sa.Connection, clone: Clone, repo: Repo, commit: str)
     Raises GitError when there are too many.
     """
     entries = clone.entries(commit, repo.workplans)
-    known = {row.path: row.blob for row in plans.read_rows(connection, repo.id) if not row.is_removed}
+    known = {(row.path, row.blob) for row in plans.read_rows(connection, repo.id) if not row.is_removed}
     doubted = {each.path for each in findings.open_findings(connection, repo.id) if each.check in IN_FILES}
     files = {}
     for path, entry in entries.items():
-        is_unchanged = known.get(path) == entry.blob and entry.is_plain and path not in doubted
+        is_unchanged = (path, entry.blob) in known and entry.is_plain and path not in doubted
         files[path] = FileEntry(blob=entry.blob, reading=None if is_unchanged else _read(clone, path, entry))
     return files
 

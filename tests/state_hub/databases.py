@@ -25,17 +25,32 @@ KINDS = ("sqlite", "postgresql")
 
 def make_store(kind: str, tmp_path: Path) -> Store:
     """An empty, migrated database of this kind and of its own; `remove_store` gives it back."""
+    if kind == "postgresql":
+        return Store.open(_make_database(_template()))
     return Store.open(make_url(kind, tmp_path))
 
 
 def make_url(kind: str, tmp_path: Path) -> str:
-    """Where such a database is, or can be made: a path, or the URL of an empty one."""
-    if kind == "sqlite":
-        return str(tmp_path / "state-hub.db")
-    assert kind == "postgresql"
+    """Where a database without any tables is, or will be made when it is opened: a path or a URL."""
+    if kind == "postgresql":
+        return _make_database("template1")
+    assert kind == "sqlite"
+    return str(tmp_path / "state-hub.db")
+
+
+def _make_database(template: str) -> str:
     name = f"hub_{uuid.uuid4().hex}"
-    on_server(f'CREATE DATABASE "{name}"')
+    on_server(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return database_url(postgres(), name)
+
+
+@cache
+def _template() -> str:
+    """A database with the schema, to copy: quicker than making it each time."""
+    store = Store.open(_make_database("template1"))
+    store.close()
+    assert store.engine.url.database is not None
+    return store.engine.url.database
 
 
 def remove_store(store: Store) -> None:
@@ -81,3 +96,4 @@ def end_own_postgres() -> None:
     if postgres.cache_info().currsize:
         end_postgres(postgres())
         postgres.cache_clear()
+        _template.cache_clear()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from state_hub.store.findings import Finding
     from state_hub.store.store import Store
     from state_hub.store.workstreams import Task, Workstream
+    from state_hub.visit import Visit
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -421,6 +422,7 @@ class Fleet:
         jobs: int | None = None,
         role: str = "sweep",
         lock_wait_s: float = 0.0,
+        on_visit: Callable[[Visit], None] = lambda _visit: None,
         **settings: Any,
     ) -> Report:
         """A sweep over everything, or one repo."""
@@ -430,7 +432,9 @@ class Fleet:
                 settings=replace(self.settings, **settings), store=self.store, clock=self.clock, remotes=remotes
             )
             options = Options(is_remote=is_remote, fix=fix, is_dry_run=is_dry_run, role=role, lock_wait_s=lock_wait_s)
-            return sweep(chosen_repos(tools, slug), tools, options, kind="test", budget_s=budget_s, jobs=jobs)
+            return sweep(
+                chosen_repos(tools, slug), tools, options, kind="test", budget_s=budget_s, jobs=jobs, on_visit=on_visit
+            )
         finally:
             remotes.close()
 
