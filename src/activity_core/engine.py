@@ -570,8 +570,9 @@ class Engine:
 
         if left:
             self._ledger.ungrant_pending()
-        interrupted = await end_survivors(
-            [row for row in left if row.state is State.RUNNING],
+        running = [row for row in left if row.state is State.RUNNING]
+        await end_survivors(
+            running,
             ledger_id=self._ledger_id,
             boot_id=self._watch.boot_id,
             ledger=self._ledger,
@@ -581,7 +582,9 @@ class Engine:
         )
         if not self._schedules:
             return  # what waits is for an engine that stays
-        standing = await self._runs.take_over(left, interrupted, self._scheduled)
+        if running:
+            left = self._ledger.active_runs()
+        standing = await self._runs.take_over(left, self._scheduled)
         if standing:
             await self._decide_and_record([self._scheduled[name] for name in standing], self._clock.now(), standing)
 

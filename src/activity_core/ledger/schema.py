@@ -135,6 +135,9 @@ runs = sa.Table(
     sa.Column("last_slot", sa.BigInteger, nullable=False),
     sa.Column("slot_count", sa.BigInteger, nullable=False),
     sa.Column("origin_run", Number),
+    # an item has the run it belongs to, and its value
+    sa.Column("parent_run", Number),
+    sa.Column("item_json", sa.Text),
     sa.Column("version_hash", sa.Text, nullable=False),
     # where it stands
     sa.Column("state", sa.Text, nullable=False),
@@ -153,6 +156,7 @@ runs = sa.Table(
     sa.Column("is_serial", sa.Boolean, nullable=False),
     sa.Column("permit_key", sa.Text),
     sa.Column("permit_limit", sa.Integer),
+    sa.Column("max_parallel", sa.Integer),  # of the items of its parent
     # attempts
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("interruptions", sa.Integer, nullable=False, server_default="0"),
@@ -174,7 +178,7 @@ runs = sa.Table(
     sa.Column("stderr_bytes", sa.BigInteger),
     sa.Column("pruned_at", sa.BigInteger),
     sa.UniqueConstraint("definition_id", "kind", "slot", "item_key", "request_id", name="runs_identity"),
-    comment="one row per slot, or per range of given-up slots",
+    comment="one row per slot, per range of given-up slots, or per item of a slot",
     sqlite_autoincrement=True,
 )
 
@@ -186,6 +190,16 @@ sa.Index(
     runs.c.slot,
     sqlite_where=_is_active & runs.c.permit_key.is_not(None),
     postgresql_where=_is_active & runs.c.permit_key.is_not(None),
+)
+# covers what is counted at the end of each item: its siblings by state, and those that wait
+sa.Index(
+    "runs_items",
+    runs.c.parent_run,
+    runs.c.state,
+    runs.c.granted_at,
+    runs.c.permit_key,
+    sqlite_where=runs.c.parent_run.is_not(None),
+    postgresql_where=runs.c.parent_run.is_not(None),
 )
 
 attempts = sa.Table(
