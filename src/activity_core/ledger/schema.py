@@ -182,12 +182,14 @@ runs = sa.Table(
     sqlite_autoincrement=True,
 )
 
-_is_active = runs.c.state.in_(("pending", "running", "retry_wait", "waiting"))
-sa.Index("runs_active", runs.c.definition_id, sqlite_where=_is_active, postgresql_where=_is_active)
+_is_active = runs.c.state.in_(("pending", "retry_wait", "running", "waiting"))  # word for word as statements ask
+sa.Index("runs_active", runs.c.definition_id, runs.c.parent_run, sqlite_where=_is_active, postgresql_where=_is_active)
 sa.Index(
     "runs_permits",
     runs.c.permit_key,
-    runs.c.slot,
+    runs.c.state,
+    runs.c.granted_at,
+    runs.c.parent_run,
     sqlite_where=_is_active & runs.c.permit_key.is_not(None),
     postgresql_where=_is_active & runs.c.permit_key.is_not(None),
 )

@@ -184,12 +184,16 @@ _rival = runs.alias("rival")
 _first = runs.alias("first")
 
 
+_KEYS_AT_ONCE = 100
+"""Of one parent so many permit keys are looked at; items behind them are, when one of these has been let through."""
+
+
 @lru_cache(maxsize=1)
 def _candidates() -> sa.CompoundSelect[Any]:
     """Runs that wait, oldest slot first.
 
     Of a serial definition only its first, as the others cannot go before it; of a parent's items with one permit
-    key one row for all of them.
+    key one row for all of them. A row may come twice.
     """
     first_of_definition = (
         sa.select(_first.c.id)
@@ -205,7 +209,9 @@ def _candidates() -> sa.CompoundSelect[Any]:
         .scalar_subquery()
     )
     waits = (is_active(runs), runs.c.state == "pending", runs.c.granted_at.is_(None))
+    has_key = runs.c.permit_key.in_(sa.bindparam("keys", expanding=True))
     columns = (
+        runs.c.id,
         runs.c.definition_id,
         runs.c.is_serial,
         runs.c.attempt,
@@ -215,27 +221,24 @@ def _candidates() -> sa.CompoundSelect[Any]:
         runs.c.max_parallel,
         runs.c.slot,
     )
-    has_key = runs.c.permit_key.in_(sa.bindparam("keys", expanding=True))
-    alone = sa.select(runs.c.id, *columns).where(
-        *waits,
-        runs.c.parent_run.is_(None),
-        runs.c.definition_id.in_(sa.bindparam("definitions", expanding=True)) | has_key,
-        sa.not_(runs.c.is_serial) | (runs.c.id == first_of_definition),
+    alone = sa.select(*columns).where(
+        *waits, runs.c.parent_run.is_(None), sa.not_(runs.c.is_serial) | (runs.c.id == first_of_definition)
     )
-    grouped = [column for column in columns if column is not runs.c.attempt]
-    items = (
-        sa.select(
-            sa.func.min(runs.c.id),
-            *(sa.func.min(column).label(column.name) if column is runs.c.attempt else column for column in columns),
-        )
-        .where(
-            *waits,
-            runs.c.parent_run.is_not(None),
-            runs.c.parent_run.in_(sa.bindparam("parents", expanding=True)) | has_key,
-        )
-        .group_by(*grouped)
+    # only what the indexes hold is looked at until the few rows are known
+    first_of_items = (
+        sa.select(sa.func.min(runs.c.id).label("id"))
+        .where(*waits, runs.c.parent_run.is_not(None))
+        .group_by(runs.c.parent_run, runs.c.permit_key)
     )
-    return sa.union_all(alone, items).order_by("slot", "id")
+    of_parents = first_of_items.where(runs.c.parent_run.in_(sa.bindparam("parents", expanding=True)))
+    of_keys = first_of_items.where(has_key).subquery()
+    of_parents_first = of_parents.order_by("id").limit(_KEYS_AT_ONCE).subquery()
+    return sa.union_all(
+        alone.where(runs.c.definition_id.in_(sa.bindparam("definitions", expanding=True))),
+        alone.where(has_key),
+        sa.select(*columns).join_from(of_keys, runs, runs.c.id == of_keys.c.id),
+        sa.select(*columns).join_from(of_parents_first, runs, runs.c.id == of_parents_first.c.id),
+    ).order_by("slot", "id")
 
 
 _HELD = sa.select(sa.func.count()).where(
@@ -301,7 +304,7 @@ def grant(
     are at work. Permits are the run rows themselves.
     """
     granted: list[RunId] = []
-    free: dict[str, int] = {}
+    held: dict[str, int] = {}
     at_work: dict[RunId, int] = {}
     names = {"definitions": sorted(set(definitions)), "keys": sorted(set(keys)), "parents": sorted(set(parents))}
     for row in connection.execute(_candidates(), names).all():
@@ -310,45 +313,34 @@ def grant(
             holder = connection.execute(_HOLDER, {"definition": row.definition_id, "me": row.id}).scalar()
             if holder is not None:
                 continue
-        key = row.permit_key
-        if key is not None:
-            held = free.get(key)
-            if held is None:
-                held = connection.execute(_HELD, {"key": key}).scalar_one()
-            free[key] = held
-            if held >= row.permit_limit:
-                continue
+        room = 1
         if row.parent_run is not None:
-            granted += _grant_items(connection, row, at, free, at_work)
+            if row.max_parallel is not None and row.parent_run not in at_work:
+                at_work[row.parent_run] = connection.execute(_SIBLINGS, {"parent": row.parent_run}).scalar_one()
+            room = _ROOM if row.max_parallel is None else row.max_parallel - at_work[row.parent_run]
+        key = row.permit_key
+        if key is not None and room > 0:
+            if key not in held:
+                held[key] = connection.execute(_HELD, {"key": key}).scalar_one()
+            room = min(room, row.permit_limit - held[key])
+        if room <= 0:
             continue
+        if row.parent_run is not None:
+            through = _grant_items(connection, row, room, at)
+        else:
+            through = [row.id] if connection.execute(_GRANT, {"run": row.id, "at": at}).rowcount == 1 else []
+        granted += through
         if key is not None:
-            free[key] += 1
-        if connection.execute(_GRANT, {"run": row.id, "at": at}).rowcount == 1:
-            granted.append(RunId(row.id))
+            held[key] += len(through)
+        if row.max_parallel is not None:
+            at_work[row.parent_run] += len(through)
     return granted
 
 
-def _grant_items(
-    connection: sa.Connection, row: sa.Row[Any], at: Instant, held: dict[str, int], at_work: dict[RunId, int]
-) -> list[RunId]:
-    """Lets through as many of a parent's items with one permit key as there is room for, in the order of the list."""
-    parent, key = row.parent_run, row.permit_key
-    room = _ROOM
-    if row.max_parallel is not None:
-        if parent not in at_work:
-            at_work[parent] = connection.execute(_SIBLINGS, {"parent": parent}).scalar_one()
-        room = row.max_parallel - at_work[parent]
-    if key is not None:
-        room = min(room, row.permit_limit - held[key])
-    if room <= 0:
-        return []
-    found = connection.execute(_GRANT_ITEMS, {"parent": parent, "key": key, "room": room, "at": at}).scalars()
-    granted = [RunId(run_id) for run_id in sorted(found)]
-    if row.max_parallel is not None:
-        at_work[parent] += len(granted)
-    if key is not None:
-        held[key] += len(granted)
-    return granted
+def _grant_items(connection: sa.Connection, row: sa.Row[Any], room: int, at: Instant) -> list[RunId]:
+    """Lets through the first items of a parent that wait with the permit key of `row`, at most `room` of them."""
+    names = {"parent": row.parent_run, "key": row.permit_key, "room": room, "at": at}
+    return [RunId(run_id) for run_id in sorted(connection.execute(_GRANT_ITEMS, names).scalars())]
 
 
 # -- items and their parents --

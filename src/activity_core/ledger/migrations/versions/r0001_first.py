@@ -176,10 +176,10 @@ def upgrade() -> None:
     op.create_index(
         "runs_active",
         "runs",
-        ["definition_id"],
+        ["definition_id", "parent_run"],
         unique=False,
-        sqlite_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting')"),
-        postgresql_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting')"),
+        sqlite_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting')"),
+        postgresql_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting')"),
     )
     op.create_index(
         "runs_items",
@@ -192,10 +192,10 @@ def upgrade() -> None:
     op.create_index(
         "runs_permits",
         "runs",
-        ["permit_key", "slot"],
+        ["permit_key", "state", "granted_at", "parent_run"],
         unique=False,
-        sqlite_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting') AND permit_key IS NOT NULL"),
-        postgresql_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting') AND permit_key IS NOT NULL"),
+        sqlite_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting') AND permit_key IS NOT NULL"),
+        postgresql_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting') AND permit_key IS NOT NULL"),
     )
     op.create_table(
         "versions",
