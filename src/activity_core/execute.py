@@ -78,6 +78,11 @@ class Ticket:
     is_over: bool = False
     """Another process has ended it while it waited for a worker."""
 
+    @property
+    def title(self) -> str:
+        """The definition, and the item where it is one, for people."""
+        return f"{self.definition.id}[{self.item_key}]" if self.item_key else self.definition.id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

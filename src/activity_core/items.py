@@ -55,10 +55,8 @@ def _key(each: ForEach, names: Mapping[str, object], place: int) -> str:
         return str(key)
     if not isinstance(key, str):
         raise ExpressionError(f"the key of item {place} came to {_shown(key)}, not to text or a whole number")
-    if not 1 <= len(key) <= LONGEST_KEY or "\0" in key:
-        raise ExpressionError(
-            f"the key of item {place}, {key[:40]!r}, must have 1 to {LONGEST_KEY} characters and no NUL"
-        )
+    if not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():  # it stands in logs and tables
+        raise ExpressionError(f"the key of item {place}, {key[:40]!r}, must be 1 to {LONGEST_KEY} printable characters")
     return key
 
 

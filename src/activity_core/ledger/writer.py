@@ -119,7 +119,8 @@ def _end(connection: sa.Connection, ends: Sequence[tuple[int, EndRow]]) -> list[
     items = [(index, write) for index, write in ended if write.parent_run is not None]
     if items:
         last = {write.parent_run for _, write in items if write.parent_run is not None and write.state in FINAL}
-        answers[items[0][0]] = Written(done=True, ended=statements.end_parents(connection, last, items[0][1].at))
+        at = max(write.at for _, write in items)
+        answers[items[0][0]] = Written(done=True, ended=statements.end_parents(connection, last, at))
     freeing = [(index, write) for index, write in ended if write.frees]
     if freeing:
         first, at = freeing[0][0], freeing[0][1].at

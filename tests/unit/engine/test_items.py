@@ -151,7 +151,8 @@ def test_a_list_of_no_items_succeeds_at_once(bench: Bench) -> None:
         ("[1, '1']", "one", "for_each: items 1 and 2 have one key, '1'"),
         ("[true]", "one", "for_each: the key of item 1 came to true, not to text or a whole number"),
         ("['a', null]", "one", "for_each: the key of item 2 came to null, not to text or a whole number"),
-        ("['']", "one", "for_each: the key of item 1, '', must have 1 to 200 characters and no NUL"),
+        ("['']", "one", "for_each: the key of item 1, '', must be 1 to 200 printable characters"),
+        ("[1]", "'a\\nb'", "for_each: the key of item 1, 'a\\nb', must be 1 to 200 printable characters"),
         ("['a\\x00b']", "string(1)", "for_each: the value of 'for_each.items' holds a NUL character"),
         ("[{'slug': 'a'}]", "one.name", "for_each: the key of item 1: "),
         ("host.repos", "one", "for_each: "),
@@ -160,7 +161,7 @@ def test_a_list_of_no_items_succeeds_at_once(bench: Bench) -> None:
 def test_a_list_that_cannot_be_used_fails_the_run_and_says_what_is_wrong(
     bench: Bench, items: str, key: str, said: str
 ) -> None:
-    define(bench, items.replace("\\", "\\\\"), key=key, more=HOST)
+    define(bench, items.replace("\\", "\\\\"), key=key.replace("\\", "\\\\"), more=HOST)
     parent, found = asyncio.run(one_slot(bench))
     assert found == []
     assert (parent.state, parent.reason, parent.stage) == (State.FAILED, Reason.BAD_ITEMS, Stage.ITEMS)
