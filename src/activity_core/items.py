@@ -40,8 +40,14 @@ def choose_items(definition: Definition, names: Mapping[str, object], redactor: 
         if key in places:
             raise ExpressionError(f"items {places[key]} and {place} have one key, {key!r}")
         places[key] = place
-        item_json = stored_json(redactor.value(value))
-        items.append(NewItem(key=key, item_json=item_json, permit_key=_permit_key(definition, each, names, value, key)))
+        permit_key = _permit_key(definition, each, names, value, key)
+        items.append(
+            NewItem(
+                key=key,
+                item_json=stored_json(redactor.value(value)),
+                permit_key=permit_key and redactor.text(permit_key),
+            )
+        )
     return items
 
 
