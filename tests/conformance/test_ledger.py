@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activity_core.definition.model import DefinitionId, VersionHash
-from activity_core.ledger import statements
+from activity_core.ledger import permits, schema
 from activity_core.ledger.writer import GroupedWriter
 from activity_core.ports import (
     CursorMove,
@@ -31,7 +31,7 @@ from activity_core.ports import (
     Write,
     Written,
 )
-from activity_core.run import FINAL, TRANSITIONS, Kind, Reason, RunId, State, fence_of
+from activity_core.run import ACTIVE, FINAL, TRANSITIONS, Kind, Reason, RunId, State, fence_of
 from activity_plumbing.clock import DAY_US, SECOND_US, Instant
 
 if TYPE_CHECKING:
@@ -573,11 +573,15 @@ def test_permits_are_never_exceeded_whatever_happens_in_whatever_order(
     writing(ledger, work)
 
 
+def test_the_ledger_and_the_transition_table_agree_on_what_is_in_progress() -> None:
+    assert set(schema.ACTIVE_STATES) == {state.value for state in ACTIVE}
+
+
 def test_what_is_in_progress_is_found_by_an_index_however_long_the_history(ledger: Ledger) -> None:
     if ledger.engine.dialect.name != "sqlite":
         pytest.skip("asks for SQLite's query plan")
     names = {"definitions": [NAME], "keys": ["k"], "parents": [1], "key": "k", "definition": NAME, "me": 1, "parent": 1}
-    asked = (statements._candidates(), statements._HELD, statements._HOLDER, statements._SIBLINGS)
+    asked = (permits._candidates(), permits._HELD, permits._HOLDER, permits._SIBLINGS)
     with ledger.engine.connect() as connection:
         for query in asked:
             known = {name: value for name, value in names.items() if name in query.compile().params}

@@ -15,7 +15,18 @@ OUTPUT_HEAD = "0001"
 metadata = sa.MetaData()
 output_metadata = sa.MetaData()
 
+ACTIVE_STATES = ("pending", "retry_wait", "running", "waiting")
+
 Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER PRIMARY KEY is SQLite's rowid
+
+
+def is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """True for runs in progress, word for word as the partial indexes say it.
+
+    SQLite uses a partial index only for a condition with its very words: no bound parameters, and the same order.
+    """
+    return table.c.state.in_([sa.literal_column(f"'{state}'") for state in ACTIVE_STATES])
+
 
 facts = sa.Table(
     "facts",
@@ -182,7 +193,7 @@ runs = sa.Table(
     sqlite_autoincrement=True,
 )
 
-_is_active = runs.c.state.in_(("pending", "retry_wait", "running", "waiting"))  # word for word as statements ask
+_is_active = is_active(runs)
 sa.Index("runs_active", runs.c.definition_id, runs.c.parent_run, sqlite_where=_is_active, postgresql_where=_is_active)
 sa.Index(
     "runs_permits",

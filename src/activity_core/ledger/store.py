@@ -342,7 +342,7 @@ class Ledger:
         """Every run in progress, oldest slot first."""
         with self.engine.connect() as connection:
             rows = connection.execute(
-                sa.select(runs).where(statements.is_active(runs)).order_by(runs.c.slot, runs.c.id)
+                sa.select(runs).where(schema.is_active(runs)).order_by(runs.c.slot, runs.c.id)
             ).all()
         return [run_record(row) for row in rows]
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from activity_core.ledger import statements
+from activity_core.ledger.permits import grant
 from activity_core.ledger.statements import change_state, update_each
 from activity_core.ports import (
     EndRow,
@@ -127,7 +128,7 @@ def _end(connection: sa.Connection, ends: Sequence[tuple[int, EndRow]]) -> list[
         keys = statements.permit_keys(connection, [write.run_id for _, write in freeing])
         names = {write.definition_id for _, write in freeing}
         parents = {write.parent_run for _, write in freeing if write.parent_run is not None}
-        answers[first] = replace(answers[first], granted=statements.grant(connection, names, keys, at, parents))
+        answers[first] = replace(answers[first], granted=grant(connection, names, keys, at, parents))
     return sorted(answers.items())
 
 
@@ -137,7 +138,7 @@ def _spawn(connection: sa.Connection, write: SpawnItems) -> Written:
         return Written(done=False)
     recorded, granted = spawned
     ended = [] if write.items else statements.end_parents(connection, [write.run_id], write.at)
-    granted += statements.grant(connection, {end.definition_id for end in ended}, (), write.at) if ended else []
+    granted += grant(connection, {end.definition_id for end in ended}, (), write.at) if ended else []
     return Written(done=True, granted=granted, recorded=recorded, ended=ended)
 
 
@@ -151,4 +152,4 @@ def _requeue(connection: sa.Connection, write: Requeue) -> Written:
         return Written(done=False)
     keys = [] if waiting.permit_key is None else [waiting.permit_key]
     parents = [] if waiting.parent_run is None else [waiting.parent_run]
-    return Written(done=True, granted=statements.grant(connection, [waiting.definition_id], keys, write.at, parents))
+    return Written(done=True, granted=grant(connection, [waiting.definition_id], keys, write.at, parents))
