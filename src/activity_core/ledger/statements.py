@@ -21,7 +21,7 @@ from activity_core.run import FINAL, Reason, RunId, Stage, State, leaving
 from activity_plumbing.database import GroupRefused, execute_rendered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from activity_core.ports import (
         OutputChunk,
@@ -140,7 +140,7 @@ def record_decisions(
             },
         )
     cancelled = [each.run_id for each in write.given_up if each.state is State.CANCELLED]
-    ended = end_parents(connection, _parents_of(connection, cancelled), write.at) if cancelled else []
+    ended = end_parents(connection, dict.fromkeys(_parents_of(connection, cancelled), write.at)) if cancelled else []
     granted = []
     wanting: set[str] = {end.definition_id for end in ended}
     keys: set[str] = set()
@@ -235,13 +235,14 @@ def spawn_items(connection: sa.Connection, write: SpawnItems) -> tuple[dict[Iden
 _ANY_ITEM_LEFT = sa.select(runs.c.id).where(runs.c.parent_run == sa.bindparam("parent"), is_active(runs)).limit(1)
 
 
-def end_parents(connection: sa.Connection, parents: Iterable[RunId], at: Instant) -> list[EndRow]:
+def end_parents(connection: sa.Connection, parents: Mapping[RunId, Instant]) -> list[EndRow]:
     """Ends those of these waiting runs that have no item left in progress, with all that follows from it.
 
+    `parents` gives the instant at which an item of each has just ended, or it was found to have none.
     Called in every transaction that ends an item, so a waiting run always has an item in progress.
     """
     ended = []
-    for parent in sorted(set(parents)):
+    for parent, at in sorted(parents.items()):
         if connection.execute(_ANY_ITEM_LEFT, {"parent": parent}).first() is not None:
             continue
         row = connection.execute(

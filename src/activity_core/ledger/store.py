@@ -466,7 +466,7 @@ class Ledger:
             )
             if state is State.WAITING:
                 statements.cancel_items(connection, RunId(run_id), at, by)
-                return State.CANCELLED if statements.end_parents(connection, [RunId(run_id)], at) else state
+                return State.CANCELLED if statements.end_parents(connection, {RunId(run_id): at}) else state
             if state is State.RUNNING:
                 return state
             connection.execute(
@@ -474,7 +474,7 @@ class Ledger:
                 {"run": run_id, "new_reason": Reason.ASKED.value, "new_ended_at": at},
             )
             if row.parent_run is not None:
-                statements.end_parents(connection, [row.parent_run], at)
+                statements.end_parents(connection, {row.parent_run: at})
             return State.CANCELLED
 
     # -- output --

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from activity_core.ledger.store import Ledger
+    from activity_core.run import RunId
+    from activity_plumbing.clock import Instant
 
 _ANOTHER_ATTEMPT = frozenset({State.RETRY_WAIT, State.PENDING})
 
@@ -119,9 +121,11 @@ def _end(connection: sa.Connection, ends: Sequence[tuple[int, EndRow]]) -> list[
         statements.tell(connection, write)
     items = [(index, write) for index, write in ended if write.parent_run is not None]
     if items:
-        last = {write.parent_run for _, write in items if write.parent_run is not None and write.state in FINAL}
-        at = max(write.at for _, write in items)
-        answers[items[0][0]] = Written(done=True, ended=statements.end_parents(connection, last, at))
+        last: dict[RunId, Instant] = {}
+        for _, write in items:
+            if write.parent_run is not None and write.state in FINAL:
+                last[write.parent_run] = max(write.at, last.get(write.parent_run, write.at))
+        answers[items[0][0]] = Written(done=True, ended=statements.end_parents(connection, last))
     freeing = [(index, write) for index, write in ended if write.frees]
     if freeing:
         first, at = freeing[0][0], freeing[0][1].at
@@ -137,7 +141,7 @@ def _spawn(connection: sa.Connection, write: SpawnItems) -> Written:
     if spawned is None:
         return Written(done=False)
     recorded, granted = spawned
-    ended = [] if write.items else statements.end_parents(connection, [write.run_id], write.at)
+    ended = [] if write.items else statements.end_parents(connection, {write.run_id: write.at})
     granted += grant(connection, {end.definition_id for end in ended}, (), write.at) if ended else []
     return Written(done=True, granted=granted, recorded=recorded, ended=ended)
 
