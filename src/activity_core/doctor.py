@@ -227,7 +227,9 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
             advice="start it: activity-core serve",
         )
     active = ledger.active_runs()
-    yield Finding(check="ledger", is_ok=True, found=f"{len(active)} run(s) in progress")
+    items = sum(run.parent_run is not None for run in active)
+    and_items = f", and {items:,} item(s) of them" if items else ""
+    yield Finding(check="ledger", is_ok=True, found=f"{len(active) - items:,} run(s) in progress{and_items}")
     now = SystemClock().now()
     for pause in ledger.pauses():
         if pause.until is None and now - pause.since > 7 * 86_400_000_000:

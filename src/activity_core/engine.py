@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,16 +32,16 @@ from activity_core.decide import (
     Standing,
     StartRun,
     decide,
-    decide_request,
 )
 from activity_core.definition.model import Definition, VersionHash
 from activity_core.dispatch.local import LocalDispatch
 from activity_core.errors import ConfigurationError
-from activity_core.execute import Executor, Outcome, Ticket
+from activity_core.execute import Executor, Ticket
+from activity_core.in_hand import RunsInHand
 from activity_core.ledger.writer import GroupedWriter
-from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, Requeue, SlotRow, Written
+from activity_core.ports import CursorMove, EndRow, GivenUp, RecordDecisions, SlotRow
 from activity_core.retention import prune
-from activity_core.run import ACTIVE, ActiveRun, Kind, Reason, RunId, State
+from activity_core.run import Kind, RunId, State
 from activity_core.shell.process import Processes
 from activity_core.slot_rows import new_row
 from activity_core.trigger import Trigger, trigger_of
@@ -62,8 +62,6 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 60.0
 RESCAN_AFTER_FAILURE_S = 5.0
-STOP_WRITES_S = 10.0
-"""How long a stop waits for the last ends to be written; what is not is found by the next start."""
 REFUSED_AGAIN_US = 10 * SECOND_US
 """Well within the usual grace, so that the slot still is on time."""
 PRUNE_EVERY_S = 3600.0
@@ -101,23 +99,14 @@ class Engine:
         self.catalog = Catalog(ledger, settings.definitions)
         self._scheduled: dict[str, _Scheduled] = {}
         self._heap: list[tuple[Instant, str]] = []
-        self._tickets: dict[RunId, Ticket] = {}
-        self._active: dict[str, dict[RunId, ActiveRun]] = {}
-        self._queueing: set[str] = set()
-        """Definitions with a slot being recorded that is to wait for a run in progress."""
         self._pauses: dict[str, list[Pause]] = {}
         self._gaps: list[Gap] = []
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
-        self._endings: set[asyncio.Future[Written]] = set()
-        self._timers: dict[RunId, asyncio.TimerHandle] = {}
         self._recheck: asyncio.TimerHandle | None = None
         self._scan_lock = asyncio.Lock()
-        self._hands = asyncio.Lock()
-        """Held while rows are recorded and taken in hand, so that nobody finds a row between the two."""
         self._standing_again: dict[str, Sequence[Standing]] = {}
         self._stopping = False
-        self._only: RunId | None = None
         self.trouble: str | None = None
 
     # -- life --
@@ -150,6 +139,16 @@ class Engine:
         self._processes = Processes()
         self._tools = SourceTools(self._settings, self._ledger)
         self._input_dir = self._make_input_dir()
+        self._runs = RunsInHand(
+            self._ledger,
+            self._clock,
+            self._writer,
+            definition_of=self._definition_of_version,
+            on_end=self._on_end,
+            on_pause=self._load_pauses,
+            doorbell=self.doorbell,
+            keep=self._keep,
+        )
         self._executor = Executor(
             settings=self._settings,
             clock=self._clock,
@@ -160,9 +159,10 @@ class Engine:
             engine_id=self._engine_id,
             input_dir=self._input_dir,
             is_paused=self._is_paused,
-            is_awaited=self._is_awaited,
+            is_awaited=self._runs.is_awaited,
         )
-        self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._finished)
+        self._dispatch = LocalDispatch(self._settings.max_parallel, self._executor.execute, self._runs.finished)
+        self._runs.connect(start=self._dispatch.put, cancel=self._executor.cancel)
         self._alarm = WallAlarm(self._changed.set)
         if jump is not None:
             await self._apply_jump(jump)
@@ -206,7 +206,7 @@ class Engine:
             due = self._pop_due(now)
             if not due:
                 break
-            async with self._hands:
+            async with self._runs.lock:
                 await self._decide_and_record(due, now)
         self._alarm.set(self.next_due())
 
@@ -232,7 +232,7 @@ class Engine:
     @property
     def in_hand(self) -> int:
         """How many runs are recorded and not over: waiting, in progress, or between two attempts."""
-        return len(self._tickets)
+        return len(self._runs)
 
     def stop_at_once(self) -> None:
         """The second request to stop: commands in progress are killed now."""
@@ -240,14 +240,12 @@ class Engine:
 
     async def _drained(self) -> None:
         await self._dispatch.drained()
-        if self._endings:
-            await asyncio.wait(set(self._endings), timeout=STOP_WRITES_S)
+        await self._runs.settled()
 
     async def _close(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
-        for timer in self._timers.values():
-            timer.cancel()
+        self._runs.close()
         if self._recheck is not None:
             self._recheck.cancel()
         self._alarm.close()
@@ -268,7 +266,7 @@ class Engine:
 
     def serve_request(self, run_id: RunId) -> None:
         """Judges and runs this request and nothing else: for an engine started without schedules."""
-        self._only = run_id
+        self._runs.only = run_id
         self.doorbell()
 
     def doorbell(self) -> None:
@@ -293,72 +291,11 @@ class Engine:
         self._changed.set()
 
     async def _resync(self) -> None:
-        async with self._hands:
+        async with self._runs.lock:
             if self._stopping:
                 return
             self._load_pauses()
-            rows = await asyncio.to_thread(self._ledger.active_runs)
-            found = {row.id for row in rows}
-            for row in rows:
-                ticket = self._tickets.get(row.id)
-                if row.state is State.RUNNING and row.cancel_asked_at is not None:
-                    self._executor.cancel(row.id)
-                elif row.state is State.PENDING and ticket is not None and row.granted_at is not None:
-                    self._let_through([row.id])
-                elif row.state is State.PENDING and ticket is None and self._only in (None, row.id):
-                    await self._adopt(row.id)
-            for run_id in [run_id for run_id, ticket in self._tickets.items() if run_id not in found]:
-                await self._gone(run_id)
-
-    async def _adopt(self, run_id: RunId) -> None:
-        """A pending run that another process recorded: judge it, unless it was let through already."""
-        row = self._ledger.run(run_id)  # read again: a run adopted before it may have let it through
-        ticket = None if row is None or row.state is not State.PENDING else self._ticket_of(row)
-        if row is None or ticket is None:
-            return
-        active = tuple(self._active.get(row.definition_id, {}).values())
-        self._hold(ticket)
-        if row.granted_at is not None:
-            self._let_through([row.id])
-            return
-        action = decide_request(ticket.definition.policy, row.slot, active)
-        now = self._clock.now()
-        if isinstance(action, GiveUp):
-            self._release(ticket)
-            given_up = GivenUp(
-                run_id=row.id, state=action.state, reason=action.reason, at=now, blocked_by=action.blocked_by
-            )
-            await self._writer.write(RecordDecisions(at=now, given_up=[given_up]))
-        else:
-            written = await self._writer.write(RecordDecisions(at=now, regrant=[row.id]))
-            self._let_through(written.granted)
-
-    async def _gone(self, run_id: RunId) -> None:
-        """A ticket whose row another process has ended, by cancelling it; what waited behind it may go."""
-        row = self._ledger.run(run_id)
-        ticket = self._tickets.get(run_id)
-        if ticket is None or row is None or row.state in ACTIVE or ticket.is_granted:
-            return
-        timer = self._timers.pop(run_id, None)
-        if timer is not None:
-            timer.cancel()
-        self._release(ticket)
-        await self._regrant()
-
-    async def _regrant(self) -> None:
-        """Lets through whatever waits and may go: after a run was ended by another process."""
-        waiting = [run_id for run_id, ticket in self._tickets.items() if not ticket.is_granted]
-        written = await self._writer.write(RecordDecisions(at=self._clock.now(), regrant=waiting))
-        self._let_through(written.granted)
-
-    def _is_awaited(self, ticket: Ticket) -> bool:
-        """Whether anything may wait for what this run holds."""
-        name = ticket.definition.id
-        return (
-            ticket.has_permit
-            or name in self._queueing
-            or any(run.is_waiting for run in self._active.get(name, {}).values())
-        )
+            await self._runs.look()
 
     async def _housekeep(self) -> None:
         """Once a minute: say that we are alive, look for changes nobody told us of; now and then prune."""
@@ -532,7 +469,7 @@ class Engine:
             self._push(scheduled, decision.next_due_at)
         if not (rows or cursors or given_up or regrant):
             return
-        self._queueing = {row.definition_id for row in rows if row.state is State.PENDING and not row.is_granted}
+        self._runs.queueing = {row.definition_id for row in rows if row.state is State.PENDING and not row.is_granted}
         write = RecordDecisions(at=now, rows=rows, cursors=cursors, given_up=given_up, regrant=regrant)
         try:
             written = await self._writer.write(write)
@@ -542,14 +479,12 @@ class Engine:
             await self._decide_one_by_one(due, now, standing)
             return
         for each in given_up:
-            ticket = self._tickets.get(each.run_id)
-            if ticket is not None:
-                self._release(ticket)
+            self._runs.release(each.run_id)
         for row in rows:
             run_id = written.recorded.get((row.definition_id, row.kind, row.slot, row.item_key, row.request_id))
             if run_id is not None:
                 entry = entries[row.definition_id]
-                self._hold(
+                self._runs.hold(
                     Ticket(
                         run_id=run_id,
                         definition=entry.definition,
@@ -561,10 +496,10 @@ class Engine:
                         problem=row.detail,
                     )
                 )
-        self._queueing = set()
+        self._runs.queueing = set()
         for written_name in entries:
             self._standing_again.pop(written_name, None)
-        self._let_through(written.granted)
+        self._runs.let_through(written.granted)
 
     async def _decide_one_by_one(
         self, due: Sequence[_Scheduled], now: Instant, standing: dict[str, list[Standing]] | None
@@ -582,14 +517,13 @@ class Engine:
     def _situation(self, scheduled: _Scheduled, now: Instant, standing: Sequence[Standing]) -> Situation:
         definition = scheduled.entry.definition
         judged_again = {each.run_id for each in standing}
-        active = self._active.get(definition.id)
         return Situation(
             definition_id=definition.id,
             trigger=scheduled.trigger,
             policy=definition.policy,
             now=now,
             cursor=scheduled.cursor,
-            active=[run for run in active.values() if run.run_id not in judged_again] if active else (),
+            active=[run for run in self._runs.active(definition.id) if run.run_id not in judged_again],
             standing=standing,
             pauses=self._pauses.get(definition.id, ()),
             gaps=self._gaps,
@@ -628,103 +562,6 @@ class Engine:
                         GivenUp(run_id=run_id, state=action.state, reason=action.reason, at=now, blocked_by=blocker)
                     )
 
-    # -- runs in hand --
-
-    def _hold(self, ticket: Ticket) -> None:
-        self._tickets[ticket.run_id] = ticket
-        runs = self._active.setdefault(ticket.definition.id, {})
-        runs[ticket.run_id] = ActiveRun(run_id=ticket.run_id, is_waiting=not ticket.is_granted and ticket.attempt == 0)
-
-    def _release(self, ticket: Ticket) -> None:
-        if self._tickets.get(ticket.run_id) is not ticket:
-            return
-        del self._tickets[ticket.run_id]
-        runs = self._active.get(ticket.definition.id)
-        if runs is not None:
-            runs.pop(ticket.run_id, None)
-            if not runs:
-                del self._active[ticket.definition.id]
-
-    def _let_through(self, granted: Iterable[RunId]) -> None:
-        """Hands runs that may start to the workers."""
-        unknown = False
-        for run_id in granted:
-            ticket = self._tickets.get(run_id)
-            if ticket is None:
-                unknown = True
-            elif not ticket.is_granted:
-                ticket.is_granted = True
-                self._hold(ticket)
-                self._dispatch.put(ticket)
-        if unknown and self._only is None:  # recorded by another process a moment ago: read it from the ledger
-            self.doorbell()
-
-    def _finished(self, ticket: Ticket, outcome: Outcome) -> None:
-        """An attempt is over: record it."""
-        if outcome.is_lost:
-            self._release(ticket)
-            self._keep(self._regrant())
-        if outcome.end is None:
-            return
-        self._record_end(ticket, outcome.end)
-
-    def _record_end(self, ticket: Ticket, end: EndRow) -> None:
-        writing = asyncio.ensure_future(self._writer.write(end))
-        self._endings.add(writing)
-
-        def recorded(writing: asyncio.Future[Written]) -> None:
-            self._endings.discard(writing)
-            failure = writing.exception()
-            if failure is None:
-                self._ended(ticket, end, writing.result())
-                return
-            log.error("the end of run %s cannot be recorded as it is", ticket.run_id, exc_info=failure)
-            bare = replace(
-                end,
-                detail="parts of this run could not be recorded; see the engine's log",
-                output=(),
-                rolled_out=(),
-                context_json=None,
-                rule_json=None,
-                notify=end.notify and "see its history",
-            )
-            if bare != end:
-                self._record_end(ticket, bare)
-
-        writing.add_done_callback(recorded)
-
-    def _ended(self, ticket: Ticket, end: EndRow, written: Written) -> None:
-        """The end of an attempt is on disk."""
-        if not written.done:
-            self._release(ticket)  # another process has ended it
-            self._keep(self._regrant())
-            return
-        if end.state is State.RETRY_WAIT:
-            assert end.due_at is not None
-            self._retry_later(ticket, end.due_at)
-        elif end.state is not State.PENDING:
-            self._release(ticket)
-        if end.pause is not None:
-            self._load_pauses()
-        self._let_through(written.granted)
-        self._on_end(ticket, end)
-
-    def _retry_later(self, ticket: Ticket, due_at: Instant) -> None:
-        ticket.is_granted = False
-        self._hold(ticket)
-        delay_s = max(0.0, (due_at - self._clock.now()) / 1e6)
-        self._timers[ticket.run_id] = asyncio.get_running_loop().call_later(
-            delay_s, lambda: self._keep(self._requeue(ticket))
-        )
-
-    async def _requeue(self, ticket: Ticket) -> None:
-        self._timers.pop(ticket.run_id, None)
-        written = await self._writer.write(Requeue(run_id=ticket.run_id, at=self._clock.now()))
-        if not written.done:
-            self._release(ticket)
-            await self._regrant()
-        self._let_through(written.granted)
-
     # -- taking over from an earlier engine --
 
     async def _take_over(self, left: Sequence[RunRecord]) -> None:
@@ -734,7 +571,7 @@ class Engine:
         if left:
             self._ledger.ungrant_pending()
         running = [row for row in left if row.state is State.RUNNING]
-        interrupted = await end_survivors(
+        await end_survivors(
             running,
             ledger_id=self._ledger_id,
             boot_id=self._watch.boot_id,
@@ -743,59 +580,13 @@ class Engine:
             writer=self._writer,
             now=self._clock.now(),
         )
-        standing: dict[str, list[Standing]] = {}
-        regrant: list[RunId] = []
-        gone: list[GivenUp] = []
-        now = self._clock.now()
-        for row in left:
-            if row.state is State.RUNNING and row.id not in interrupted:
-                continue
-            if not self._schedules:
-                continue  # what waits is for an engine that stays
-            ticket = self._ticket_of(row)
-            if ticket is None:
-                gone.append(GivenUp(run_id=row.id, state=State.CANCELLED, reason=Reason.ENGINE_DOWN, at=now))
-                continue
-            if row.state is State.RUNNING:
-                ticket.interruptions += 1
-            self._hold(ticket)
-            if row.state is State.RETRY_WAIT:
-                self._retry_later(ticket, row.due_at)
-            elif row.kind is Kind.SCHEDULE and ticket.attempt == 0:
-                if row.definition_id in self._scheduled:
-                    standing.setdefault(row.definition_id, []).append(Standing(run_id=row.id, slot=row.slot))
-                else:
-                    gone.append(GivenUp(run_id=row.id, state=State.MISSED, reason=Reason.ENGINE_DOWN, at=now))
-            else:
-                regrant.append(row.id)
-        for each in gone:
-            held = self._tickets.get(each.run_id)
-            if held is not None:
-                self._release(held)
-        if gone or regrant:
-            written = await self._writer.write(RecordDecisions(at=now, given_up=gone, regrant=regrant))
-            self._let_through(written.granted)
+        if not self._schedules:
+            return  # what waits is for an engine that stays
+        if running:
+            left = self._ledger.active_runs()
+        standing = await self._runs.take_over(left, self._scheduled)
         if standing:
-            await self._decide_and_record([self._scheduled[name] for name in standing], now, standing)
-
-    def _ticket_of(self, row: RunRecord) -> Ticket | None:
-        """A ticket for a row; None when no definition of that version can be had any more."""
-        definition = self._definition_of_version(row.version_hash, row.definition_id)
-        if definition is None:
-            return None
-        return Ticket(
-            run_id=row.id,
-            definition=definition,
-            version_hash=row.version_hash,
-            kind=row.kind,
-            slot=row.slot,
-            due_at=row.due_at,
-            attempt=row.attempt,
-            interruptions=row.interruptions,
-            asked_by=row.asked_by,
-            has_permit=row.permit_key is not None,
-            problem=row.detail if row.attempt == 0 else None,
-        )
+            await self._decide_and_record([self._scheduled[name] for name in standing], self._clock.now(), standing)
 
     def _definition_of_version(self, version_hash: VersionHash, name: str | None = None) -> Definition | None:
         if name is not None:

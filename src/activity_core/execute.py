@@ -11,20 +11,23 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from activity_core.definition.model import Definition, OnFailure, OnInterrupt, VersionHash, missing_features
+from activity_core.conclude import consequences
+from activity_core.definition.model import Definition, OnInterrupt, VersionHash, missing_features
 from activity_core.errors import CommandError, ConfigurationError, ContextError, ExpressionError
-from activity_core.ports import EndRow, LedgerWriter, ProcessRow, SaveOutput, StartRow, Written
+from activity_core.items import choose_items
+from activity_core.ports import EndRow, LedgerWriter, ProcessRow, SaveOutput, SpawnItems, StartRow, Written
 from activity_core.rule import compile_expression, evaluate_all
-from activity_core.run import FAILURES, Kind, Reason, RunId, Stage, State, fence_of
+from activity_core.run import Kind, Reason, RunId, Stage, State, fence_of
 from activity_core.shell.capture import Capture, Redactor
-from activity_core.shell.environment import base_environment, read_secret
+from activity_core.shell.environment import base_environment, data_variables, read_secret
 from activity_core.shell.process import CommandResult, CommandSpec, Ending, Processes, RunningCommand
 from activity_plumbing.clock import Clock, Instant, format_instant, to_datetime
 from activity_plumbing.proc import read_stat
+from activity_plumbing.text import encode_json, stored_json
 from activity_plumbing.units import format_duration
 
 if TYPE_CHECKING:
@@ -37,8 +40,6 @@ log = logging.getLogger(__name__)
 
 MOST_INTERRUPTIONS = 3
 """A run that is to be retried after an interruption gives up after this many: it may be what kills the machine."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder each time
 
 FLUSH_S = 0.25
 """How often the output of a command in progress is stored."""
@@ -66,16 +67,33 @@ class Ticket:
     """What was found wrong when it was recorded; fails the run when its turn comes."""
     context: dict[str, object] | None = None
     """The answers to its queries; None until they were asked, and after a restart."""
+    parent: Ticket | None = None
+    """The run it is an item of, whose context it shares."""
+    item_key: str = ""
+    item_json: str = "null"
+    items: int = 0
+    """How many of its items are in hand."""
+    is_waiting: bool = False
+    """Its items are recorded: it needs no worker any more, and ends with the last of them."""
+    is_over: bool = False
+    """Another process has ended it while it waited for a worker."""
+
+    @property
+    def title(self) -> str:
+        """The definition, and the item where it is one, for people."""
+        return f"{self.definition.id}[{self.item_key}]" if self.item_key else self.definition.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an attempt ended, yet to be recorded. No `end`: it was not started.
+    """How an attempt ended, yet to be recorded. Neither `end` nor `spawn`: it was not started.
 
-    `is_lost`: another process has ended the run meanwhile; else it stays pending for a later engine.
+    `spawn`: it goes on as the parent of these items. `is_lost`: another process has ended the run meanwhile; else
+    it stays pending for a later engine.
     """
 
     end: EndRow | None
+    spawn: SpawnItems | None = None
     is_lost: bool = False
 
 
@@ -150,11 +168,13 @@ class Executor:
             log.exception("run %s of %s broke the engine's own code", ticket.run_id, ticket.definition.id)
             detail = f"activity-core itself failed: {type(failure).__name__}: {failure}"[:500]
             detail = detail.encode("utf-8", "backslashreplace").decode()
-            return Outcome(end=self._not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.SHELL, detail))
+            return Outcome(end=self.not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.SHELL, detail))
         finally:
             self._cancelled.discard(ticket.run_id)
 
     async def _execute(self, ticket: Ticket) -> Outcome:
+        if ticket.is_over:
+            return LOST
         task = asyncio.current_task()
         assert task is not None
         self._preparing.add(task)
@@ -164,6 +184,8 @@ class Executor:
             self._preparing.discard(task)
         if isinstance(prepared, EndRow):
             return Outcome(end=prepared)
+        if isinstance(prepared, SpawnItems):
+            return Outcome(end=None, spawn=prepared)
         context_json, rule_json, secrets = prepared
         attempt = ticket.attempt + 1
         if self._stopping:
@@ -214,36 +236,39 @@ class Executor:
 
     # -- before the command --
 
-    async def _prepare(self, ticket: Ticket) -> EndRow | tuple[str | None, str | None, dict[str, str]]:
-        """Context and rule: the end of a run that does not get to its command, or what the command needs."""
+    async def _prepare(self, ticket: Ticket) -> EndRow | SpawnItems | tuple[str | None, str | None, dict[str, str]]:
+        """Context and rule: the end of a run that does not get to its command, its items, or what the command needs."""
         definition = ticket.definition
         if ticket.problem is not None:
-            return self._not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.DECIDE, ticket.problem)
+            return self.not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.DECIDE, ticket.problem)
         missing = missing_features(definition)
         if missing:
             features = ", ".join(missing)
             detail = f"this version of activity-core reads but does not yet run: {features}"
-            return self._not_run(ticket, State.FAILED, Reason.UNSUPPORTED, Stage.DECIDE, detail)
-        if ticket.kind is Kind.SCHEDULE and self._is_paused(definition.id):
-            return self._not_run(ticket, State.SKIPPED, Reason.PAUSED, Stage.DECIDE, None)
+            return self.not_run(ticket, State.FAILED, Reason.UNSUPPORTED, Stage.DECIDE, detail)
+        if ticket.parent is None and ticket.kind is Kind.SCHEDULE and self._is_paused(definition.id):
+            return self.not_run(ticket, State.SKIPPED, Reason.PAUSED, Stage.DECIDE, None)
         try:
             secrets = self._secrets(definition)
         except ConfigurationError as failure:
-            return self._not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.DECIDE, str(failure))
-        if ticket.attempt and ticket.context is not None:
+            return self.not_run(ticket, State.FAILED, Reason.NOT_STARTED, Stage.DECIDE, str(failure))
+        asks_for = ticket.parent or ticket  # the items of one parent share its answers, also those asked again
+        if asks_for.context is not None and (ticket.attempt or ticket.parent is not None):
             return None, None, secrets
         redactor = Redactor([*secrets.values(), self._settings.state_hub_token]) if secrets else self._redactor
         context_json = rule_json = None
         if definition.context:
             try:
-                ticket.context = await self._gatherer.gather(definition.context, ticket.slot)
+                asks_for.context = await self._gatherer.gather(definition.context, ticket.slot)
             except ContextError as failure:
                 detail = redactor.text(str(failure))
-                return self._not_run(ticket, State.FAILED, Reason.CONTEXT_FAILED, Stage.CONTEXT, detail)
-            context_json = self._kept_context(ticket.context, redactor)
+                return self.not_run(ticket, State.FAILED, Reason.CONTEXT_FAILED, Stage.CONTEXT, detail)
+            context_json = self._kept_context(asks_for.context, redactor)
         else:
-            ticket.context = {}
-        if ticket.attempt:  # only asked again for its input: what an earlier engine was told is gone with it
+            asks_for.context = {}
+        if (
+            ticket.attempt or ticket.parent is not None
+        ):  # only asked again for its input: what an earlier engine was told is gone with it
             return None, None, secrets
         if definition.when:
             refusal, rule_json = self._ask_rule(ticket, redactor, context_json)
@@ -251,7 +276,34 @@ class Executor:
                 return refusal
         if self._stopping:
             raise _GivenBack
+        if definition.for_each is not None:
+            return self._spawn(ticket, redactor, context_json, rule_json)
         return context_json, rule_json, secrets
+
+    def _spawn(
+        self, ticket: Ticket, redactor: Redactor, context_json: str | None, rule_json: str | None
+    ) -> EndRow | SpawnItems:
+        """The items of a run, or its end where they cannot be listed."""
+        definition = ticket.definition
+        each, concurrency = definition.for_each, definition.instruction.concurrency
+        assert each is not None
+        try:
+            items = choose_items(definition, _names(ticket), redactor)
+        except ExpressionError as failure:
+            detail = redactor.text(f"for_each: {failure.message}")
+            return self.not_run(ticket, State.FAILED, Reason.BAD_ITEMS, Stage.ITEMS, detail, context_json, rule_json)
+        if self._engine_id is None:  # nothing else runs without an engine: nobody else may wait in line for these keys
+            own = f"run {ticket.run_id}: "
+            items = [replace(item, permit_key=item.permit_key and own + item.permit_key) for item in items]
+        return SpawnItems(
+            run_id=ticket.run_id,
+            at=self._clock.now(),
+            items=items,
+            max_parallel=each.max_parallel,
+            permit_limit=None if concurrency is None else concurrency.limit,
+            context_json=context_json,
+            rule_json=rule_json,
+        )
 
     def _secrets(self, definition: Definition) -> dict[str, str]:
         return {
@@ -261,13 +313,12 @@ class Executor:
 
     def _ask_rule(self, ticket: Ticket, redactor: Redactor, context_json: str | None) -> tuple[EndRow | None, str]:
         definition = ticket.definition
-        names = (*(query.bind for query in definition.context), "slot")
-        values = {**(ticket.context or {}), "slot": to_datetime(ticket.slot)}
+        names = _names(ticket)
         try:
-            results = evaluate_all([compile_expression(text, names) for text in definition.when], values)
+            results = evaluate_all([compile_expression(text, names) for text in definition.when], names)
         except ExpressionError as failure:  # checked at load; only a changed library can get here
-            return self._not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.RULE, failure.message), "[]"
-        rule_json = _json(
+            return self.not_run(ticket, State.FAILED, Reason.RULE_FAILED, Stage.RULE, failure.message), "[]"
+        rule_json = stored_json(
             [
                 {"expression": each.expression, "value": redactor.value(each.value)}
                 | ({"error": redactor.text(each.error)} if each.error is not None else {})
@@ -282,22 +333,22 @@ class Executor:
             detail = redactor.text(f"{last.expression!r}: {last.error}")
         else:
             state, reason, detail = State.SKIPPED, Reason.RULE_FALSE, last.expression
-        return self._not_run(ticket, state, reason, Stage.RULE, detail, context_json, rule_json), rule_json
+        return self.not_run(ticket, state, reason, Stage.RULE, detail, context_json, rule_json), rule_json
 
     def _kept_context(self, context: dict[str, object], redactor: Redactor) -> str:
         """The context values as they are kept with the run: without secrets, within the cap."""
         shown_values = {name: redactor.value(value) for name, value in context.items()}
-        text = _json(shown_values)
+        text = stored_json(shown_values)
         if len(text) <= self._settings.context_cap:
             return text
         kept: dict[str, object] = {}
         share = max(64, self._settings.context_cap // max(1, len(context)) - 64)
         for name, value in shown_values.items():
-            shown = _json(value)
+            shown = stored_json(value)
             kept[name] = value if len(shown) <= share else {"cut": shown[:share], "characters": len(shown)}
-        return _json(kept)
+        return stored_json(kept)
 
-    def _not_run(
+    def not_run(
         self,
         ticket: Ticket,
         state: State,
@@ -307,10 +358,12 @@ class Executor:
         context_json: str | None = None,
         rule_json: str | None = None,
     ) -> EndRow:
+        """The end of a run that did not get to its command."""
         notify, pause = _consequences(ticket, state, reason, detail)
         return EndRow(
             run_id=ticket.run_id,
             definition_id=ticket.definition.id,
+            parent_run=None if ticket.parent is None else ticket.parent.run_id,
             state=state,
             at=self._clock.now(),
             reason=reason,
@@ -367,25 +420,25 @@ class Executor:
             "ACTIVITY_FENCE": str(fence),
             "ACTIVITY_INPUT": input_path,
         }
+        about: dict[str, object] = {
+            "definition": {"id": ticket.definition.id, "version": ticket.version_hash},
+            "run": {
+                "id": ticket.run_id,
+                "kind": ticket.kind.value,
+                "slot": slot,
+                "attempt": ticket.attempt,
+                "fence": fence,
+            },
+            "context": (ticket.parent or ticket).context,
+        }
+        if ticket.parent is not None:
+            item = json.loads(ticket.item_json)
+            environment |= data_variables("ACTIVITY_ITEM", item)
+            about |= {"item": item, "item_key": ticket.item_key, "parent_run": ticket.parent.run_id}
         folder = instruction.cwd or environment["HOME"]
         if instruction.cwd is not None and not Path(instruction.cwd).is_dir():
             raise CommandError(f"the working directory {instruction.cwd} does not exist")
-        self._write_input(
-            input_path,
-            _encode(
-                {
-                    "definition": {"id": ticket.definition.id, "version": ticket.version_hash},
-                    "run": {
-                        "id": ticket.run_id,
-                        "kind": ticket.kind.value,
-                        "slot": slot,
-                        "attempt": ticket.attempt,
-                        "fence": fence,
-                    },
-                    "context": ticket.context,
-                }
-            ),
-        )
+        self._write_input(input_path, encode_json(about))
         spec = CommandSpec(
             text=instruction.cmd,
             folder=folder,
@@ -451,6 +504,7 @@ class Executor:
         return EndRow(
             run_id=ticket.run_id,
             definition_id=ticket.definition.id,
+            parent_run=None if ticket.parent is None else ticket.parent.run_id,
             state=state,
             at=now,
             reason=reason,
@@ -526,21 +580,16 @@ def _detail(definition: Definition, result: CommandResult, capture: Capture) -> 
 def _consequences(
     ticket: Ticket, state: State, reason: Reason | None, detail: str | None
 ) -> tuple[str | None, str | None]:
-    """What a failure means to others: the summary of a notification, the reason of a pause, or neither."""
-    on_failure = ticket.definition.instruction.on_failure
-    if state not in FAILURES or on_failure is OnFailure.LOG_AND_CONTINUE:
+    """What the end of a run means to others; that of an item means nothing but by its parent's end."""
+    if ticket.parent is not None:
         return None, None
-    summary = f"{ticket.definition.id} {state.value}" + (f" ({reason.value})" if reason else "")
-    if detail:
-        summary += f": {detail}"
-    pause = f"run {ticket.run_id} {state.value}" if on_failure is OnFailure.PAUSE else None
-    return summary[:2000], pause
+    on_failure = ticket.definition.instruction.on_failure
+    return consequences(ticket.definition.id, ticket.run_id, on_failure, state, reason, detail)
 
 
-def _json(value: object) -> str:
-    """JSON text that any database takes: half characters are written as escapes."""
-    text = _encode(value)
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+def _names(ticket: Ticket) -> dict[str, object]:
+    """What the expressions of a run may use: its context by bind, and its slot."""
+    return {**(ticket.context or {}), "slot": to_datetime(ticket.slot)}
 
 
 def _write_private(path: str, text: str) -> None:

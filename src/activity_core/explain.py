@@ -31,6 +31,8 @@ _WHY = {
     Reason.UNSUPPORTED: "the definition uses a feature that this version does not run",
     Reason.CONTEXT_FAILED: "a context query failed",
     Reason.RULE_FAILED: "an expression could not be evaluated",
+    Reason.BAD_ITEMS: "its items could not be listed",
+    Reason.ITEM_FAILED: "not every item succeeded",
     Reason.NOT_STARTED: "the command could not be started",
     Reason.EXIT_STATUS: "of the command's exit status",
     Reason.SIGNAL: "a signal ended the command",
@@ -60,6 +62,7 @@ def explain_run(ledger: Ledger, run: RunRecord) -> list[str]:
     lines += _wait_lines(run)
     lines += _context_lines(run)
     lines += _rule_lines(run, definition)
+    lines += _items_lines(ledger, run, definition)
     if definition is not None and run.started_at is not None:
         lines.append(
             _line("command", definition.instruction.cmd.strip().replace("\n", "\n" + " " * (_LABEL_WIDTH + 1)))
@@ -88,6 +91,8 @@ def _slot_lines(run: RunRecord, definition: Definition | None) -> list[str]:
     if run.kind is not Kind.SCHEDULE:
         slot += f", asked for by {run.asked_by or 'somebody'} ({run.kind.value})"
     lines = [_line("slot", slot)]
+    if run.parent_run is not None:
+        return [_line("slot", slot), _line("item", f"{run.item_key} of run {run.parent_run}")]
     if definition is not None and run.kind is Kind.SCHEDULE and not isinstance(definition.schedule, EventSubscription):
         policy = definition.policy
         text = f"{policy.misfire.value} (grace {format_duration(policy.grace_us)})"
@@ -125,13 +130,23 @@ def _wait_lines(run: RunRecord) -> list[str]:
             )
         )
     elif run.state is State.PENDING:
+        before_it = "a run before it" if run.parent_run is None else "an item before it"
         lines.append(
-            _line(
-                "waiting",
-                "for a run before it or a permit" if run.granted_at is None else "for a free worker",
-            )
+            _line("waiting", f"for {before_it} or a permit" if run.granted_at is None else "for a free worker")
         )
     return lines
+
+
+def _items_lines(ledger: Ledger, run: RunRecord, definition: Definition | None) -> list[str]:
+    if run.item_json is not None:
+        return [_line("value", _short(json.loads(run.item_json)))]
+    counts = ledger.item_counts([run.id]).get(run.id)
+    if not counts:
+        return []
+    each = None if definition is None else definition.for_each
+    bound = f", at most {each.max_parallel} at once" if each is not None and each.max_parallel is not None else ""
+    states = ", ".join(f"{counts[state]:,} {state.value}" for state in State if state in counts)
+    return [_line("items", f"{sum(counts.values()):,}{bound}: {states}")]
 
 
 def _context_lines(run: RunRecord) -> list[str]:

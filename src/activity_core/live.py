@@ -64,7 +64,7 @@ class LiveTable(Shower):
         reason = f" ({end.reason.value})" if end.reason else ""
         row = (
             str(ticket.run_id),
-            ticket.definition.id,
+            ticket.title,
             end.state.value,
             "" if end.duration_us is None else format_duration(end.duration_us),
             printable((end.detail or "")[:60]),
@@ -108,6 +108,6 @@ class LiveTable(Shower):
         for header in ("RUN", "ID", "OUTCOME", "TOOK", ""):
             table.add_column(header)
         for number, name, state, took, detail in self._rows:
-            table.add_row(number, name, Text(state, style=_STYLES.get(state.split()[0], "")), took, Text(detail))
+            table.add_row(number, Text(name), Text(state, style=_STYLES.get(state.split()[0], "")), took, Text(detail))
         lines = Text("next: " + "   ".join(self._next_slots()[:3]), style="dim")
         return Group(Text(), table, lines, Text("Ctrl-C stops", style="dim"))

@@ -75,6 +75,31 @@ class RecordDecisions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewItem:
+    """One item of a run: its key, unique within the run, and its value as JSON text."""
+
+    key: str
+    item_json: str
+    permit_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnItems:
+    """A pending run becomes the waiting parent of these items, which take its slot, kind and version.
+
+    At most `max_parallel` of them run at once (None: no bound but their permits). A parent of no items ends with this.
+    """
+
+    run_id: RunId
+    at: Instant
+    items: Sequence[NewItem]
+    max_parallel: int | None
+    permit_limit: int | None
+    context_json: str | None
+    rule_json: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartRow:
     """A run's start: on disk before its command starts."""
 
@@ -134,12 +159,14 @@ class EndRow:
     `state` may be final, ``retry_wait`` (another attempt follows at `due_at`) or ``pending`` (it was
     interrupted and is to run again); for those two the attempt is kept in a row of its own. `pause`: pause the
     definition for this reason. `notify`: a notification's summary. `frees`: others may wait for what it held.
+    `parent_run`: the run it is an item of, which ends in the same transaction if this was the last one.
     """
 
     run_id: RunId
     definition_id: DefinitionId
     state: State
     at: Instant
+    parent_run: RunId | None = None
     reason: Reason | None = None
     stage: Stage | None = None
     detail: str | None = None
@@ -168,7 +195,7 @@ class Requeue:
     at: Instant
 
 
-Write = RecordDecisions | StartRow | ProcessRow | SaveOutput | EndRow | Requeue
+Write = RecordDecisions | SpawnItems | StartRow | ProcessRow | SaveOutput | EndRow | Requeue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +206,8 @@ class Written:
     granted: Sequence[RunId] = ()
     recorded: Mapping[tuple[str, str, int, str, str], RunId] = field(default_factory=dict)
     """Identity to number, for new rows that are to be run."""
+    ended: Sequence[EndRow] = ()
+    """Parents whose last item this was."""
 
 
 class LedgerWriter(Protocol):

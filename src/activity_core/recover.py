@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from activity_core.definition.model import OnFailure, OnInterrupt
 from activity_core.execute import MOST_INTERRUPTIONS, run_marks
 from activity_core.ports import EndRow, LedgerWriter
-from activity_core.run import Reason, RunId, Stage, State
+from activity_core.run import Reason, Stage, State
 from activity_core.shell.tree import end_tree
 from activity_plumbing.proc import read_stat
 
@@ -33,16 +33,14 @@ async def end_survivors(
     definition_of: Callable[[VersionHash, str], Definition | None],
     writer: LedgerWriter,
     now: Instant,
-) -> frozenset[RunId]:
-    """Ends what is left of these runs and records them as interrupted; those that are to run again.
+) -> None:
+    """Ends what is left of these runs and records them as interrupted, or as pending where they are to run again.
 
     A process number counts only with the boot and start time it was recorded with; the marks in the
     environment find the rest.
     """
-    if not running:
-        return frozenset()
 
-    async def end_one(row: RunRecord) -> tuple[RunId, bool]:
+    async def end_one(row: RunRecord) -> None:
         definition = definition_of(row.version_hash, row.definition_id)
         grace_s = LONGEST_GRACE_S
         if definition is not None:
@@ -60,6 +58,7 @@ async def end_survivors(
                 EndRow(
                     run_id=row.id,
                     definition_id=row.definition_id,
+                    parent_run=row.parent_run,
                     state=State.CANCELLED,
                     at=now,
                     reason=Reason.ASKED,
@@ -67,14 +66,15 @@ async def end_survivors(
                     frees=False,
                 )
             )
-            return row.id, False
+            return
         on_failure = OnFailure.NOTIFY if definition is None else definition.instruction.on_failure
         summary = f"{row.definition_id} interrupted: the engine was killed while run {row.id} was in progress"
-        tells = not retry and on_failure is not OnFailure.LOG_AND_CONTINUE
-        written = await writer.write(
+        tells = not retry and row.parent_run is None and on_failure is not OnFailure.LOG_AND_CONTINUE
+        await writer.write(
             EndRow(
                 run_id=row.id,
                 definition_id=row.definition_id,
+                parent_run=row.parent_run,
                 state=State.PENDING if retry else State.INTERRUPTED,
                 at=now,
                 reason=Reason.ENGINE_KILLED,
@@ -85,10 +85,8 @@ async def end_survivors(
                 frees=False,
             )
         )
-        return row.id, retry and written.done
 
-    results = await asyncio.gather(*(end_one(row) for row in running))
-    return frozenset(run_id for run_id, is_to_run_again in results if is_to_run_again)
+    await asyncio.gather(*(end_one(row) for row in running))
 
 
 def _root_of(row: RunRecord) -> int:

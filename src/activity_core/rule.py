@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_VALUE_DEPTH = 100
 MAX_VALUE_NODES = 200_000
 MAX_TEXT_CHARS = 1 << 20
+LONGEST_PERMIT_KEY = 256
 _TIMESTAMPS = frozenset({"slot"})
 _COMPILED_KEPT = 2_000
 
@@ -173,6 +174,14 @@ def evaluate_all(expressions: Iterable[Expression], names: Mapping[str, object])
         if not value:
             break
     return results
+
+
+def permit_key_of(expression: str, names: Mapping[str, object]) -> str:
+    """The permit key that `key_expr` comes to over `names`. Raises ExpressionError for anything but short text."""
+    value = compile_expression(expression, names).evaluate(names)
+    if not isinstance(value, str) or not value or len(value) > LONGEST_PERMIT_KEY:
+        raise ExpressionError(f"a permit key must be text of 1 to {LONGEST_PERMIT_KEY} characters, not {value!r:.80}")
+    return value
 
 
 def refuse_oversized(name: str, value: object) -> None:

@@ -64,6 +64,8 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"
     CONTEXT_FAILED = "context_failed"
     RULE_FAILED = "rule_failed"
+    BAD_ITEMS = "bad_items"
+    ITEM_FAILED = "item_failed"
     NOT_STARTED = "not_started"
     EXIT_STATUS = "exit_status"
     SIGNAL = "signal"
@@ -79,6 +81,7 @@ class Stage(StrEnum):
     DECIDE = "decide"
     CONTEXT = "context"
     RULE = "rule"
+    ITEMS = "items"
     SHELL = "shell"
 
 

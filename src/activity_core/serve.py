@@ -159,7 +159,7 @@ class Shower:
             level,
             "run %d %s %s%s%s%s",
             ticket.run_id,
-            ticket.definition.id,
+            ticket.title,
             end.state.value,
             reason,
             took,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from activity_core.definition.model import Definition, OverlapPolicy, VersionHash
 from activity_core.errors import ExpressionError
 from activity_core.ports import SlotRow
-from activity_core.rule import compile_expression
+from activity_core.rule import permit_key_of
 from activity_core.run import Kind, State
 from activity_plumbing.clock import Instant, to_datetime
 
@@ -22,14 +22,17 @@ def new_row(
     request_id: str = "",
     asked_by: str | None = None,
 ) -> SlotRow:
-    """A slot that is to be run, with what it must hold first. A `key_expr` that fails makes a failed row."""
-    concurrency = definition.instruction.concurrency
+    """A slot that is to be run, with what it must hold first. A `key_expr` that fails makes a failed row.
+
+    The permits of a definition with `for_each` are for its items; their parent needs none.
+    """
+    concurrency = None if definition.for_each is not None else definition.instruction.concurrency
     key, problem = None, None
     if concurrency is not None:
         key = concurrency.key
         if concurrency.key_expr is not None:
             try:
-                key = _permit_key(concurrency.key_expr, slot)
+                key = permit_key_of(concurrency.key_expr, {"slot": to_datetime(slot)})
             except ExpressionError as failure:
                 problem = f"concurrency.key_expr: {failure.message}"
     return SlotRow(
@@ -48,10 +51,3 @@ def new_row(
         request_id=request_id,
         asked_by=asked_by,
     )
-
-
-def _permit_key(expression: str, slot: Instant) -> str:
-    value = compile_expression(expression, ("slot",)).evaluate({"slot": to_datetime(slot)})
-    if not isinstance(value, str) or not value or len(value) > 256:
-        raise ExpressionError(f"a permit key must be text of 1 to 256 characters, not {value!r}")
-    return value

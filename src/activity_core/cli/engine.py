@@ -112,7 +112,7 @@ def run(console: Console, definition_id: str, detach: bool, as_json: bool) -> No
 
 async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: str, quiet: bool) -> RunId:
     """Runs one definition in this process, as no engine is there to ask; its number."""
-    from activity_core.cli.history import Printer
+    from activity_core.cli.history import RunPrinter
     from activity_core.doorbell import Doorbell
     from activity_core.engine import Engine
     from activity_core.lock import EngineLock
@@ -144,11 +144,11 @@ async def _run_here(settings: Settings, ledger: Ledger, text: str, *, asked_by: 
                 loop.add_signal_handler(number, stop)
             doorbell = Doorbell(settings.socket_path, engine.doorbell)
             engine.serve_request(run_id)
-            printer = Printer(raw=False, only=None)
+            printer = RunPrinter(ledger, raw=False, only=None)
             while True:
                 found = ledger.run(run_id)
-                if not quiet:
-                    printer.print(ledger.read_output(run_id, after=printer.last))
+                if found is not None and not quiet:
+                    printer.print(found)
                 if found is None or found.state not in ACTIVE or stopped.is_set():
                     return run_id
                 ended.clear()
@@ -185,10 +185,10 @@ def _request(ledger: Ledger, settings: Settings, definition_id: str) -> RunId:
 
 def _follow(ledger: Ledger, settings: Settings, run_id: RunId, *, quiet: bool) -> None:
     """Prints what the run prints until it is over. Raises ConfigurationError when its engine goes away."""
-    from activity_core.cli.history import Printer
+    from activity_core.cli.history import RunPrinter
     from activity_plumbing.file_lock import holder_of
 
-    printer = Printer(raw=False, only=None)
+    printer = RunPrinter(ledger, raw=False, only=None)
     look_at = time.monotonic()
     while True:
         if time.monotonic() >= look_at:
@@ -196,8 +196,8 @@ def _follow(ledger: Ledger, settings: Settings, run_id: RunId, *, quiet: bool) -
             if holder_of(settings.lock_path) is None:
                 raise ConfigurationError(f"the engine went away; the next one takes up run {run_id}: see show {run_id}")
         found = ledger.run(run_id)
-        if not quiet:
-            printer.print(ledger.read_output(run_id, after=printer.last))
+        if found is not None and not quiet:
+            printer.print(found)
         if found is None or found.state not in ACTIVE:
             return
         time.sleep(0.1)

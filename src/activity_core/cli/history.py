@@ -20,12 +20,15 @@ from activity_core.cli.shared import (
     state_text,
     table,
 )
-from activity_core.run import ACTIVE, State
+from activity_core.run import ACTIVE, Stage, State
 from activity_plumbing.text import local_time, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from activity_core.ledger.records import RunRecord
     from activity_core.ledger.store import Ledger
+    from activity_core.run import RunId
 
 
 @click.command(
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--since", help="Only slots from this time on, such as 2026-11-01 or 7d.")
 @click.option("--until", help="Only slots up to this time.")
 @click.option("--before", "before_id", type=int, help="Only runs numbered below this one, to page on.")
+@click.option("--items", is_flag=True, help="Show the items of runs among them.")
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000))
 @json_option
 @click.pass_obj
@@ -53,10 +57,14 @@ def history(
     since: str | None,
     until: str | None,
     before_id: int | None,
+    items: bool,
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show runs and the slots that did not run, newest first."""
+    """Show runs and the slots that did not run, newest first.
+
+    A run with items stands there once, with their number; `show` lists them.
+    """
     ledger = console.ledger(console.settings())
     runs = ledger.history(
         definition_id=None if definition_id is None else find_definition_id(ledger, definition_id),
@@ -65,18 +73,21 @@ def history(
         until=None if until is None else read_time(until),
         before_id=before_id,
         limit=limit,
+        items=items,
     )
+    counts = ledger.item_counts([run.id for run in runs])
     if as_json:
-        echo_json([run_json(run) for run in runs])
+        echo_json([{**run_json(run), "item_counts": counts.get(run.id)} for run in runs])
         return
-    table(("RUN", "SLOT", "ID", "OUTCOME", "TOOK", "LATE", ""), [_history_row(run) for run in runs])
+    rows = [_history_row(run, counts.get(run.id)) for run in runs]
+    table(("RUN", "SLOT", "ID", "OUTCOME", "TOOK", "LATE", ""), rows)
     if not runs:
         click.echo("nothing recorded yet that matches", err=True)
     elif len(runs) == limit:
         click.echo(f"older ones: activity-core history --before {runs[-1].id}", err=True)
 
 
-def _history_row(run: RunRecord) -> tuple[object, ...]:
+def _history_row(run: RunRecord, counts: Mapping[State, int] | None) -> tuple[object, ...]:
     from activity_plumbing.units import format_duration
 
     slot = local_time(run.slot)
@@ -85,12 +96,26 @@ def _history_row(run: RunRecord) -> tuple[object, ...]:
     return (
         run.id,
         slot,
-        run.definition_id,
+        f"{run.definition_id}[{run.item_key}]" if run.item_key else run.definition_id,
         state_text(run),
         "" if run.duration_us is None else format_duration(run.duration_us),
         "" if run.lateness_us is None else format_duration(run.lateness_us),
-        (run.detail or "")[:60],
+        (run.detail or (_item_count(counts) if counts else ""))[:60],
     )
+
+
+def _item_count(counts: Mapping[State, int]) -> str:
+    from activity_core.conclude import counted
+
+    done = counted({state: number for state, number in counts.items() if state is not State.SUCCEEDED}, counts)
+    return done or f"{sum(counts.values()):,} items"
+
+
+def _item_row(item: RunRecord) -> tuple[object, ...]:
+    from activity_plumbing.units import format_duration
+
+    took = "" if item.duration_us is None else format_duration(item.duration_us)
+    return item.id, item.item_key, state_text(item), took, (item.detail or "")[:60]
 
 
 @click.command(epilog="\b\nExample:\n  activity-core show 17")
@@ -98,15 +123,17 @@ def _history_row(run: RunRecord) -> tuple[object, ...]:
 @json_option
 @click.pass_obj
 def show(console: Console, run_number: str, as_json: bool) -> None:
-    """Show everything recorded of one run."""
+    """Show everything recorded of one run, and its items where it has any."""
     ledger = console.ledger(console.settings())
     run = find_run(ledger, run_number)
     attempts = ledger.attempts(run.id)
     version = ledger.version(run.version_hash)
+    items = ledger.items(run.id)
     if as_json:
         echo_json(
             {
                 **run_json(run),
+                "items": [run_json(item) for item in items],
                 "earlier_attempts": [
                     {name: getattr(each, name) for name in each.__dataclass_fields__} for each in attempts
                 ],
@@ -126,6 +153,9 @@ def show(console: Console, run_number: str, as_json: bool) -> None:
 
     for line in explain_run(ledger, run):
         click.echo(printable(line))
+    if items:
+        click.echo()
+        table(("RUN", "ITEM", "OUTCOME", "TOOK", ""), [_item_row(item) for item in items])
 
 
 @click.command(
@@ -152,34 +182,36 @@ def logs(
     """Show what a run printed: of a run number, or of a definition's newest run that printed something.
 
     stdout goes to stdout and stderr to stderr, in the order they were read. Where the middle of a long output
-    was cut, a line says how much is missing.
+    was cut, a line says how much is missing. Of a run with items, what each of them printed, under a line on stderr
+    that names it.
     """
     ledger = console.ledger(console.settings())
     run = _run_or_newest(ledger, run_or_definition)
     if as_json:
-        chunks = ledger.read_output(run.id, attempt)
         echo_json(
             [
                 {
+                    "run": of,
                     "attempt": number,
                     "stream": "stdout" if stream == 1 else "stderr",
                     "offset": offset,
                     "text": data.decode("utf-8", "backslashreplace"),
                 }
-                for number, _, stream, offset, data in chunks
+                for of in [run.id, *(item.id for item in ledger.items(run.id))]
+                for number, _, stream, offset, data in ledger.read_output(of, attempt)
                 if only in (None, stream)
             ]
         )
         return
-    printer = Printer(raw=raw, only=only)
-    printed = printer.print(ledger.read_output(run.id, attempt))
+    printer = RunPrinter(ledger, raw=raw, only=only, attempt=attempt)
+    printed = printer.print(run)
     while follow and run.state in ACTIVE:
         time.sleep(0.25)
         fresh = ledger.run(run.id)
         if fresh is None:
             break
         run = fresh
-        printed |= printer.print(ledger.read_output(run.id, attempt, after=printer.last))
+        printed |= printer.print(run)
     if not printed and not follow:
         click.echo(f"run {run.id} ({run.state.value}) printed nothing", err=True)
 
@@ -190,10 +222,42 @@ def _run_or_newest(ledger: Ledger, text: str) -> RunRecord:
     if text.removeprefix("#").isdigit():
         return find_run(ledger, text)
     name = find_definition_id(ledger, text)
-    for run in ledger.history(definition_id=name, limit=200):
+    for run in ledger.history(definition_id=name, limit=200):  # of runs with items, the one that has them all
         if run.started_at is not None:
             return run
     raise NotFoundError(f"{name} has not run yet; `activity-core explain {name}` says why")
+
+
+class RunPrinter:
+    """Writes what a run has printed since it was last asked; of a run with items, what they have."""
+
+    def __init__(self, ledger: Ledger, *, raw: bool, only: int | None, attempt: int | None = None) -> None:
+        self._ledger = ledger
+        self._raw = raw
+        self._only = only
+        self._attempt = attempt
+        self._printers: dict[RunId, Printer] = {}
+        self._named: RunId | None = None
+        self._over: set[RunId] = set()
+
+    def print(self, run: RunRecord) -> bool:
+        """Writes what is new; True if there was anything."""
+        printed = self._print_one(run)
+        if run.stage is Stage.ITEMS:
+            for item in self._ledger.items(run.id):
+                if item.id not in self._over:
+                    printed |= self._print_one(item)
+        return printed
+
+    def _print_one(self, run: RunRecord) -> bool:
+        printer = self._printers.setdefault(run.id, Printer(raw=self._raw, only=self._only))
+        chunks = self._ledger.read_output(run.id, self._attempt, after=printer.last)
+        if run.state not in ACTIVE:
+            self._over.add(run.id)
+        if chunks and run.item_key and self._named != run.id:
+            self._named = run.id
+            click.echo(f"— {printable(run.item_key)} (run {run.id}) —", err=True)
+        return printer.print(chunks)
 
 
 class Printer:

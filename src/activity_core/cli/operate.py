@@ -60,7 +60,10 @@ def resume(console: Console, definition_id: str) -> None:
 @click.argument("run_number")
 @click.pass_obj
 def cancel(console: Console, run_number: str) -> None:
-    """End a run: one that waits never starts, one in progress is ended with all its processes."""
+    """End a run: one that waits never starts, one in progress is ended with all its processes.
+
+    A run with items is ended with all of them; one item can be ended by its own number.
+    """
     from activity_core.doorbell import ring
     from activity_plumbing.file_lock import holder_of
 

@@ -92,6 +92,7 @@ _COLOURS = {
     "running": "cyan",
     "pending": "cyan",
     "retry_wait": "yellow",
+    "waiting": "cyan",
     "skipped": "yellow",
     "missed": "yellow",
     "cancelled": "magenta",
@@ -139,7 +140,7 @@ def run_json(run: RunRecord) -> dict[str, object]:
             name, value = "duration_s", None if value is None else value / 1e6
         elif name == "cpu_us":
             name, value = "cpu_s", None if value is None else value / 1e6
-        elif name in ("context_json", "rule_json"):
+        elif name in ("context_json", "rule_json", "item_json"):
             name, value = name.removesuffix("_json"), None if value is None else json.loads(value)
         found[name] = value
     late = run.lateness_us

@@ -222,8 +222,6 @@ def missing_features(definition: Definition) -> tuple[str, ...]:
         missing.append("trigger_type: calendar")
     if definition.policy.overlap is OverlapPolicy.REPLACE:
         missing.append("overlap_policy: replace")
-    if definition.for_each is not None:
-        missing.append("for_each")
     if instruction.limits is not None:
         missing.append("limits")
     if instruction.runs_on:

@@ -27,6 +27,8 @@ class RunRecord:
     last_slot: Instant
     slot_count: int
     origin_run: RunId | None
+    parent_run: RunId | None
+    item_json: str | None
     version_hash: VersionHash
     state: State
     reason: Reason | None
@@ -42,6 +44,7 @@ class RunRecord:
     is_serial: bool
     permit_key: str | None
     permit_limit: int | None
+    max_parallel: int | None
     attempt: int
     interruptions: int
     fence: int | None

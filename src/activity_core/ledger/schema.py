@@ -15,7 +15,18 @@ OUTPUT_HEAD = "0001"
 metadata = sa.MetaData()
 output_metadata = sa.MetaData()
 
+ACTIVE_STATES = ("pending", "retry_wait", "running", "waiting")
+
 Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER PRIMARY KEY is SQLite's rowid
+
+
+def is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """True for runs in progress, word for word as the partial indexes say it.
+
+    SQLite uses a partial index only for a condition with its very words: no bound parameters, and the same order.
+    """
+    return table.c.state.in_([sa.literal_column(f"'{state}'") for state in ACTIVE_STATES])
+
 
 facts = sa.Table(
     "facts",
@@ -135,6 +146,9 @@ runs = sa.Table(
     sa.Column("last_slot", sa.BigInteger, nullable=False),
     sa.Column("slot_count", sa.BigInteger, nullable=False),
     sa.Column("origin_run", Number),
+    # an item has the run it belongs to, and its value
+    sa.Column("parent_run", Number),
+    sa.Column("item_json", sa.Text),
     sa.Column("version_hash", sa.Text, nullable=False),
     # where it stands
     sa.Column("state", sa.Text, nullable=False),
@@ -153,6 +167,7 @@ runs = sa.Table(
     sa.Column("is_serial", sa.Boolean, nullable=False),
     sa.Column("permit_key", sa.Text),
     sa.Column("permit_limit", sa.Integer),
+    sa.Column("max_parallel", sa.Integer),  # of the items of its parent
     # attempts
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("interruptions", sa.Integer, nullable=False, server_default="0"),
@@ -174,18 +189,30 @@ runs = sa.Table(
     sa.Column("stderr_bytes", sa.BigInteger),
     sa.Column("pruned_at", sa.BigInteger),
     sa.UniqueConstraint("definition_id", "kind", "slot", "item_key", "request_id", name="runs_identity"),
-    comment="one row per slot, or per range of given-up slots",
+    comment="one row per slot, per range of given-up slots, or per item of a slot",
     sqlite_autoincrement=True,
 )
 
-_is_active = runs.c.state.in_(("pending", "running", "retry_wait", "waiting"))
-sa.Index("runs_active", runs.c.definition_id, sqlite_where=_is_active, postgresql_where=_is_active)
+_is_active = is_active(runs)
+sa.Index("runs_active", runs.c.definition_id, runs.c.parent_run, sqlite_where=_is_active, postgresql_where=_is_active)
 sa.Index(
     "runs_permits",
     runs.c.permit_key,
-    runs.c.slot,
+    runs.c.state,
+    runs.c.granted_at,
+    runs.c.parent_run,
     sqlite_where=_is_active & runs.c.permit_key.is_not(None),
     postgresql_where=_is_active & runs.c.permit_key.is_not(None),
+)
+# covers what is counted at the end of each item: its siblings by state, and those that wait
+sa.Index(
+    "runs_items",
+    runs.c.parent_run,
+    runs.c.state,
+    runs.c.granted_at,
+    runs.c.permit_key,
+    sqlite_where=runs.c.parent_run.is_not(None),
+    postgresql_where=runs.c.parent_run.is_not(None),
 )
 
 attempts = sa.Table(

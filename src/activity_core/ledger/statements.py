@@ -6,27 +6,35 @@ taken from the transition table, whose row count is the answer.
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from activity_core.ledger.schema import attempts, cursors, notifications, output, pauses, runs
-from activity_core.run import ACTIVE, FINAL, RunId, State, leaving
+from activity_core.conclude import conclude, consequences
+from activity_core.definition.model import OnFailure
+from activity_core.ledger.permits import grant
+from activity_core.ledger.schema import attempts, cursors, is_active, notifications, output, pauses, runs, versions
+from activity_core.ports import EndRow
+from activity_core.run import FINAL, Reason, RunId, Stage, State, leaving
 from activity_plumbing.database import GroupRefused, execute_rendered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from activity_core.ports import EndRow, OutputChunk, ProcessRow, RecordDecisions, RolledOut, SlotRow, StartRow
+    from activity_core.ports import (
+        OutputChunk,
+        ProcessRow,
+        RecordDecisions,
+        RolledOut,
+        SlotRow,
+        SpawnItems,
+        StartRow,
+    )
     from activity_plumbing.clock import Instant
 
 Identity = tuple[str, str, int, str, str]
-
-
-def is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """True for runs in progress; written out, as a bound parameter keeps SQLite from its partial indexes."""
-    return table.c.state.in_([sa.literal_column(f"'{state}'") for state in sorted(ACTIVE)])
 
 
 def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
@@ -113,8 +121,10 @@ _MOVE_CURSOR = (
 )
 
 
-def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple[dict[Identity, RunId], list[RunId]]:
-    """Rows, cursors and second thoughts of one tick; new numbers, and the runs that may start at once."""
+def record_decisions(
+    connection: sa.Connection, write: RecordDecisions
+) -> tuple[dict[Identity, RunId], list[RunId], list[EndRow]]:
+    """Rows, cursors and second thoughts of one tick; new numbers, the runs that may start at once, ended parents."""
     recorded = insert_slots(connection, write.rows)
     if write.cursors:
         moves = [{"of": move.definition_id, "by": move.trigger_hash, "to": move.slot} for move in write.cursors]
@@ -129,9 +139,12 @@ def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple
                 "new_blocked_by": each.blocked_by,
             },
         )
+    cancelled = [each.run_id for each in write.given_up if each.state is State.CANCELLED]
+    ended = end_parents(connection, dict.fromkeys(_parents_of(connection, cancelled), write.at)) if cancelled else []
     granted = []
-    wanting: set[str] = set()
+    wanting: set[str] = {end.definition_id for end in ended}
     keys: set[str] = set()
+    parents: set[RunId] = set()
     for row in write.rows:
         run_id = recorded.get((row.definition_id, row.kind, row.slot, row.item_key, row.request_id))
         if run_id is None:
@@ -144,107 +157,165 @@ def record_decisions(connection: sa.Connection, write: RecordDecisions) -> tuple
                 keys.add(row.permit_key)
     for run_id in write.regrant:
         waiting = connection.execute(
-            sa.select(runs.c.definition_id, runs.c.permit_key).where(runs.c.id == run_id)
+            sa.select(runs.c.definition_id, runs.c.permit_key, runs.c.parent_run).where(runs.c.id == run_id)
         ).one_or_none()
         if waiting is not None:
-            wanting.add(waiting.definition_id)
+            if waiting.parent_run is None:
+                wanting.add(waiting.definition_id)
+            else:
+                parents.add(waiting.parent_run)
             if waiting.permit_key is not None:
                 keys.add(waiting.permit_key)
-    if wanting or keys:
-        granted += grant(connection, wanting, keys, write.at)
-    return recorded, granted
+    if wanting or keys or parents:
+        granted += grant(connection, wanting, keys, write.at, parents)
+    return recorded, granted, ended
 
 
 _GIVE_UP = {
-    state: change_state(state, "reason", "ended_at", "blocked_by").where(runs.c.state == "pending")
+    state: change_state(state, "reason", "ended_at", "blocked_by").where(runs.c.state != "running")
     for state in (State.SKIPPED, State.MISSED, State.CANCELLED)
 }
 
-_rival = runs.alias("rival")
-_first = runs.alias("first")
+
+# -- items and their parents --
+
+_SPAWN = change_state(State.WAITING, "started_at", "stage", "context_json", "rule_json")
 
 
-@lru_cache(maxsize=1)
-def _candidates() -> sa.Select[Any]:
-    """Runs that wait, oldest slot first; of a serial definition only its first, as the others cannot go before it."""
-    first_of_definition = (
-        sa.select(_first.c.id)
-        .where(
-            _first.c.definition_id == runs.c.definition_id,
-            is_active(_first),
-            _first.c.state == "pending",
-            _first.c.granted_at.is_(None),
-            _first.c.is_serial,
-        )
-        .order_by(_first.c.attempt.desc(), _first.c.slot, _first.c.id)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return (
+def spawn_items(connection: sa.Connection, write: SpawnItems) -> tuple[dict[Identity, RunId], list[RunId]] | None:
+    """Makes a pending run the parent of new items; their numbers and which may start. None: it was not pending."""
+    values = {
+        "run": write.run_id,
+        "new_started_at": write.at,
+        "new_stage": Stage.ITEMS.value,
+        "new_context_json": write.context_json,
+        "new_rule_json": write.rule_json,
+    }
+    if connection.execute(_SPAWN, values).rowcount != 1:
+        return None
+    if not write.items:
+        return {}, []
+    parent = connection.execute(
         sa.select(
-            runs.c.id, runs.c.definition_id, runs.c.is_serial, runs.c.attempt, runs.c.permit_key, runs.c.permit_limit
-        )
-        .where(
-            is_active(runs),
-            runs.c.state == "pending",
-            runs.c.granted_at.is_(None),
-            runs.c.definition_id.in_(sa.bindparam("definitions", expanding=True))
-            | runs.c.permit_key.in_(sa.bindparam("keys", expanding=True)),
-            sa.not_(runs.c.is_serial) | (runs.c.id == first_of_definition),
-        )
-        .order_by(runs.c.slot, runs.c.id)
-    )
+            runs.c.definition_id,
+            runs.c.kind,
+            runs.c.slot,
+            runs.c.request_id,
+            runs.c.version_hash,
+            runs.c.due_at,
+            runs.c.asked_by,
+        ).where(runs.c.id == write.run_id)
+    ).one()
+    shared = {
+        **parent._mapping,
+        "last_slot": parent.slot,
+        "slot_count": 1,
+        "state": State.PENDING.value,
+        "created_at": write.at,
+        "is_serial": False,
+        "parent_run": write.run_id,
+        "max_parallel": write.max_parallel,
+    }
+    rows = [
+        {
+            **shared,
+            "item_key": item.key,
+            "item_json": item.item_json,
+            "permit_key": item.permit_key,
+            "permit_limit": None if item.permit_key is None else write.permit_limit,
+        }
+        for item in write.items
+    ]
+    found = connection.execute(sa.insert(runs).returning(runs.c.id, runs.c.item_key), rows)
+    identity = (parent.definition_id, parent.kind, parent.slot)
+    recorded = {(*identity, row.item_key, parent.request_id): RunId(row.id) for row in found}
+    return recorded, grant(connection, (), (), write.at, [write.run_id])
 
 
-_HELD = sa.select(sa.func.count()).where(
-    _rival.c.permit_key == sa.bindparam("key"),
-    is_active(_rival),
-    (_rival.c.state == "running") | ((_rival.c.state == "pending") & _rival.c.granted_at.is_not(None)),
-)
-_HOLDER = (
-    sa.select(_rival.c.id)
-    .where(
-        _rival.c.definition_id == sa.bindparam("definition"),
-        _rival.c.id != sa.bindparam("me"),
-        is_active(_rival),
-        (_rival.c.state != "pending") | _rival.c.granted_at.is_not(None) | (_rival.c.attempt > 0),
-    )
-    .limit(1)
-)
-_GRANT = (
-    sa.update(runs)
-    .where(runs.c.id == sa.bindparam("run"), runs.c.state == "pending", runs.c.granted_at.is_(None))
-    .values(granted_at=sa.bindparam("at"))
-)
+_ANY_ITEM_LEFT = sa.select(runs.c.id).where(runs.c.parent_run == sa.bindparam("parent"), is_active(runs)).limit(1)
 
 
-def grant(connection: sa.Connection, definitions: Iterable[str], keys: Iterable[str], at: Instant) -> list[RunId]:
-    """Lets through what waits for these definitions or permit keys and has nothing in its way, FIFO by slot.
+def end_parents(connection: sa.Connection, parents: Mapping[RunId, Instant]) -> list[EndRow]:
+    """Ends those of these waiting runs that have no item left in progress, with all that follows from it.
 
-    A serial run waits while its definition has another run in progress (one between two attempts counts); a
-    run with a permit key waits while `permit_limit` runs hold it. Permits are the run rows themselves.
+    `parents` gives the instant at which an item of each has just ended, or it was found to have none.
+    Called in every transaction that ends an item, so a waiting run always has an item in progress.
     """
-    granted = []
-    free: dict[str, int] = {}
-    names = {"definitions": sorted(set(definitions)), "keys": sorted(set(keys))}
-    for row in connection.execute(_candidates(), names).all():
-        is_first_attempt = row.attempt == 0
-        if row.is_serial and is_first_attempt:
-            holder = connection.execute(_HOLDER, {"definition": row.definition_id, "me": row.id}).scalar()
-            if holder is not None:
-                continue
-        key = row.permit_key
-        if key is not None:
-            held = free.get(key)
-            if held is None:
-                held = connection.execute(_HELD, {"key": key}).scalar_one()
-            free[key] = held
-            if held >= row.permit_limit:
-                continue
-            free[key] = held + 1
-        if connection.execute(_GRANT, {"run": row.id, "at": at}).rowcount == 1:
-            granted.append(RunId(row.id))
-    return granted
+    ended = []
+    for parent, at in sorted(parents.items()):
+        if connection.execute(_ANY_ITEM_LEFT, {"parent": parent}).first() is not None:
+            continue
+        row = connection.execute(
+            sa.select(runs.c.definition_id, runs.c.started_at, runs.c.cancel_asked_at, versions.c.plain_json)
+            .join_from(runs, versions, versions.c.hash == runs.c.version_hash, isouter=True)
+            .where(runs.c.id == parent, runs.c.state == State.WAITING.value)
+        ).one_or_none()
+        if row is None:
+            continue
+        counts = item_counts(connection, [parent]).get(parent, {})
+        conclusion = conclude(counts, is_cancelled=row.cancel_asked_at is not None)
+        notify, pause = consequences(
+            row.definition_id,
+            parent,
+            _on_failure(row.plain_json),
+            conclusion.state,
+            conclusion.reason,
+            conclusion.detail,
+        )
+        end = EndRow(
+            run_id=parent,
+            definition_id=row.definition_id,
+            state=conclusion.state,
+            at=at,
+            reason=conclusion.reason,
+            detail=conclusion.detail,
+            duration_us=max(0, at - row.started_at),  # over restarts only the wall clock can tell
+            notify=notify,
+            pause=pause,
+        )
+        columns, values = end_run_values(end)
+        if connection.execute(change_state(end.state, *columns), values).rowcount == 1:
+            tell(connection, end)
+            ended.append(end)
+    return ended
+
+
+def _on_failure(plain_json: str | None) -> OnFailure:
+    plain = {} if plain_json is None else json.loads(plain_json)
+    return OnFailure(plain.get("instruction", {}).get("on_failure", OnFailure.NOTIFY))
+
+
+def _parents_of(connection: sa.Connection, run_ids: Sequence[RunId]) -> set[RunId]:
+    rows = connection.execute(
+        sa.select(runs.c.parent_run).distinct().where(runs.c.id.in_(run_ids), runs.c.parent_run.is_not(None))
+    )
+    return set(rows.scalars())
+
+
+def item_counts(connection: sa.Connection, parents: Sequence[RunId]) -> dict[RunId, dict[State, int]]:
+    """Per parent, how many of its items stand in each state."""
+    rows = connection.execute(
+        sa.select(runs.c.parent_run, runs.c.state, sa.func.count())
+        .where(runs.c.parent_run.in_(parents))
+        .group_by(runs.c.parent_run, runs.c.state)
+    )
+    counts: dict[RunId, dict[State, int]] = {}
+    for parent, state, number in rows:
+        counts.setdefault(RunId(parent), {})[State(state)] = number
+    return counts
+
+
+def cancel_items(connection: sa.Connection, parent: RunId, at: Instant, by: str) -> None:
+    """Cancels the items of a run that have not started, and asks for the end of those that have."""
+    mine = runs.c.parent_run == parent
+    asked = {"cancel_asked_at": at, "cancel_asked_by": by}
+    connection.execute(sa.update(runs).where(mine, runs.c.state == State.RUNNING.value).values(asked))
+    waiting = (State.PENDING.value, State.RETRY_WAIT.value)
+    connection.execute(
+        sa.update(runs)
+        .where(mine, runs.c.state.in_(waiting))
+        .values(state=State.CANCELLED.value, reason=Reason.ASKED.value, ended_at=at, **asked)
+    )
 
 
 _START_COLUMNS = (
@@ -371,14 +442,24 @@ def _outcome(write: EndRow) -> str:
     return State.TIMED_OUT.value if write.reason == "timeout" else State.FAILED.value
 
 
+def tell(connection: sa.Connection, end: EndRow) -> None:
+    """Stores what an end means to others: a notification, a pause, or neither."""
+    if end.notify is not None:
+        add_notification(connection, end)
+    if end.pause is not None:
+        add_pause(connection, end.definition_id, end.at, end.pause, "on_failure")
+
+
 _REQUEUE = change_state(State.PENDING, "granted_at").where(runs.c.state == "retry_wait")
 
 
-def requeue(connection: sa.Connection, run_id: RunId) -> sa.Row[Any, Any] | None:
-    """A run whose delay is over becomes pending again; its definition and key, or None if it was not waiting."""
+def requeue(connection: sa.Connection, run_id: RunId) -> sa.Row[Any, Any, Any] | None:
+    """A run whose delay is over becomes pending again; definition, key and parent, or None if it was not waiting."""
     if connection.execute(_REQUEUE, {"run": run_id, "new_granted_at": None}).rowcount != 1:
         return None
-    return connection.execute(sa.select(runs.c.definition_id, runs.c.permit_key).where(runs.c.id == run_id)).one()
+    return connection.execute(
+        sa.select(runs.c.definition_id, runs.c.permit_key, runs.c.parent_run).where(runs.c.id == run_id)
+    ).one()
 
 
 def add_notification(connection: sa.Connection, write: EndRow) -> None:

@@ -52,6 +52,9 @@ OUTPUT_FILE = "output.db"
 PRUNE_BATCH = 500
 VACUUM_PAGES = 2_000
 _FINAL_STATES = tuple(sorted(state.value for state in FINAL))
+_PARENTS_TO_PRUNE = (
+    sa.select(runs.c.parent_run).distinct().where(runs.c.parent_run.is_not(None), runs.c.pruned_at.is_(None))
+)
 
 
 class Ledger:
@@ -277,6 +280,7 @@ class Ledger:
                 sa.select(runs).where(
                     reaches,
                     runs.c.kind == Kind.SCHEDULE.value,
+                    runs.c.parent_run.is_(None),
                     (runs.c.state == State.MISSED.value)
                     | ((runs.c.state == State.SKIPPED.value) & (runs.c.slot_count > 1)),
                 )
@@ -338,7 +342,7 @@ class Ledger:
         """Every run in progress, oldest slot first."""
         with self.engine.connect() as connection:
             rows = connection.execute(
-                sa.select(runs).where(statements.is_active(runs)).order_by(runs.c.slot, runs.c.id)
+                sa.select(runs).where(schema.is_active(runs)).order_by(runs.c.slot, runs.c.id)
             ).all()
         return [run_record(row) for row in rows]
 
@@ -351,9 +355,15 @@ class Ledger:
         until: Instant | None = None,
         before_id: int | None = None,
         limit: int = 20,
+        items: bool = False,
     ) -> list[RunRecord]:
-        """Runs, newest first. `since` and `until` bound the slot, inclusive; `before_id` pages on."""
+        """Runs, newest first. `since` and `until` bound the slot, inclusive; `before_id` pages on.
+
+        With `items` those of parents stand among them.
+        """
         query = sa.select(runs).where(runs.c.pruned_at.is_(None)).order_by(runs.c.id.desc()).limit(limit)
+        if not items:
+            query = query.where(runs.c.parent_run.is_(None))
         if definition_id is not None:
             query = query.where(runs.c.definition_id == definition_id)
         wanted = [state.value for state in states]
@@ -368,31 +378,47 @@ class Ledger:
         with self.engine.connect() as connection:
             return [run_record(row) for row in connection.execute(query)]
 
+    def items(self, run_id: int) -> list[RunRecord]:
+        """The items of a run, in the order of its list."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.select(runs).where(runs.c.parent_run == run_id).order_by(runs.c.id))
+            return [run_record(row) for row in rows]
+
+    def item_counts(self, run_ids: Sequence[RunId]) -> dict[RunId, dict[State, int]]:
+        """Of those runs that have items: how many stand in each state."""
+        with self.engine.connect() as connection:
+            return statements.item_counts(connection, run_ids)
+
     def run_covering(self, definition_id: str, instant: Instant) -> RunRecord | None:
         """The row of the newest slot not later than `instant`, range rows included."""
         with self.engine.connect() as connection:
             row = connection.execute(
                 sa.select(runs)
-                .where(runs.c.definition_id == definition_id, runs.c.slot <= instant)
+                .where(runs.c.definition_id == definition_id, runs.c.slot <= instant, runs.c.parent_run.is_(None))
                 .order_by(runs.c.slot.desc(), runs.c.id.desc())
                 .limit(1)
             ).one_or_none()
         return None if row is None else run_record(row)
 
     def last_runs(self) -> dict[str, RunRecord]:
-        """Per definition its newest row that was not pruned."""
-        newest = sa.select(sa.func.max(runs.c.id)).where(runs.c.pruned_at.is_(None)).group_by(runs.c.definition_id)
+        """Per definition its newest row that was not pruned; items do not count."""
+        newest = (
+            sa.select(sa.func.max(runs.c.id))
+            .where(runs.c.pruned_at.is_(None), runs.c.parent_run.is_(None))
+            .group_by(runs.c.definition_id)
+        )
         with self.engine.connect() as connection:
             rows = connection.execute(sa.select(runs).where(runs.c.id.in_(newest))).all()
         return {row.definition_id: run_record(row) for row in rows}
 
     def last_attempted(self, definition_id: str) -> RunRecord | None:
-        """The newest run of a definition whose command was started and has ended."""
+        """The newest run of a definition whose command, or whose items, were started and have ended."""
         with self.engine.connect() as connection:
             row = connection.execute(
                 sa.select(runs)
                 .where(
                     runs.c.definition_id == definition_id,
+                    runs.c.parent_run.is_(None),
                     runs.c.started_at.is_not(None),
                     runs.c.ended_at.is_not(None),
                     runs.c.state.in_(_FINAL_STATES),
@@ -423,24 +449,33 @@ class Ledger:
     def ask_cancel(self, run_id: int, at: Instant, by: str) -> State | None:
         """Cancels a run that has not started; asks the engine to end one that has. Its state after that.
 
-        None when there is no such run. A final state comes back unchanged.
+        A run with items is cancelled with all of them; it ends when the last one that runs is gone. None when there
+        is no such run. A final state comes back unchanged.
         """
         with self._writing() as connection, connection.begin():
-            row = connection.execute(sa.select(runs.c.state).where(runs.c.id == run_id)).one_or_none()
+            row = connection.execute(
+                sa.select(runs.c.state, runs.c.parent_run).where(runs.c.id == run_id)
+            ).one_or_none()
             if row is None:
                 return None
-            asked = {"cancel_asked_at": at, "cancel_asked_by": by}
             state = State(row.state)
-            if state in (State.PENDING, State.RETRY_WAIT, State.WAITING):
-                connection.execute(
-                    statements.change_state(State.CANCELLED, "reason", "ended_at"),
-                    {"run": run_id, "new_reason": Reason.ASKED.value, "new_ended_at": at},
-                )
-                connection.execute(sa.update(runs).where(runs.c.id == run_id).values(asked))
-                return State.CANCELLED
+            if state in FINAL:
+                return state
+            connection.execute(
+                sa.update(runs).where(runs.c.id == run_id).values(cancel_asked_at=at, cancel_asked_by=by)
+            )
+            if state is State.WAITING:
+                statements.cancel_items(connection, RunId(run_id), at, by)
+                return State.CANCELLED if statements.end_parents(connection, {RunId(run_id): at}) else state
             if state is State.RUNNING:
-                connection.execute(sa.update(runs).where(runs.c.id == run_id).values(asked))
-            return state
+                return state
+            connection.execute(
+                statements.change_state(State.CANCELLED, "reason", "ended_at"),
+                {"run": run_id, "new_reason": Reason.ASKED.value, "new_ended_at": at},
+            )
+            if row.parent_run is not None:
+                statements.end_parents(connection, {row.parent_run: at})
+            return State.CANCELLED
 
     # -- output --
 
@@ -477,8 +512,11 @@ class Ledger:
     # -- retention --
 
     def prunable(self, *, ended_before: Instant | None, keep_per_definition: int | None) -> list[RunId]:
-        """Runs that retention gives up: older than the age, or beyond the newest N of their definition."""
-        final = runs.c.state.in_(_FINAL_STATES) & runs.c.pruned_at.is_(None)
+        """Runs that retention gives up: older than the age, or beyond the newest N of their definition.
+
+        Items go with their parent, whatever their own age, and count as nothing of their own.
+        """
+        final = runs.c.state.in_(_FINAL_STATES) & runs.c.pruned_at.is_(None) & runs.c.parent_run.is_(None)
         found: set[int] = set()
         with self.engine.connect() as connection:
             if ended_before is not None:
@@ -490,11 +528,16 @@ class Ledger:
                 found.update(
                     connection.execute(sa.select(ranked.c.id).where(ranked.c.rank > keep_per_definition)).scalars()
                 )
+            has_items = set(connection.execute(_PARENTS_TO_PRUNE).scalars()) if found else set()
+            for parent in has_items & found:
+                found.update(connection.execute(sa.select(runs.c.id).where(runs.c.parent_run == parent)).scalars())
         return [RunId(run_id) for run_id in sorted(found)]
 
     def prune(self, run_ids: Sequence[RunId], at: Instant) -> None:
         """Empties these runs of their history and output; their identity stays, so no slot runs again."""
-        emptied = dict.fromkeys(("detail", "context_json", "rule_json", "stage", "asked_by", "cancel_asked_by"))
+        emptied = dict.fromkeys(
+            ("detail", "context_json", "rule_json", "item_json", "stage", "asked_by", "cancel_asked_by")
+        )
         for start in range(0, len(run_ids), PRUNE_BATCH):
             batch = run_ids[start : start + PRUNE_BATCH]
             with (

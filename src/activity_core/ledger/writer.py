@@ -6,9 +6,11 @@ commit stays small and is the one that is synced to disk.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from activity_core.ledger import statements
+from activity_core.ledger.permits import grant
 from activity_core.ledger.statements import change_state, update_each
 from activity_core.ports import (
     EndRow,
@@ -18,11 +20,12 @@ from activity_core.ports import (
     Requeue,
     RolledOut,
     SaveOutput,
+    SpawnItems,
     StartRow,
     Write,
     Written,
 )
-from activity_core.run import State
+from activity_core.run import FINAL, State
 from activity_plumbing.database import GroupCommit
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from activity_core.ledger.store import Ledger
+    from activity_core.run import RunId
+    from activity_plumbing.clock import Instant
 
 _ANOTHER_ATTEMPT = frozenset({State.RETRY_WAIT, State.PENDING})
 
@@ -68,8 +73,10 @@ class GroupedWriter:
         for index, write in enumerate(writes):
             match write:
                 case RecordDecisions():
-                    recorded, granted = statements.record_decisions(connection, write)
-                    answers[index] = Written(done=True, granted=granted, recorded=recorded)
+                    recorded, granted, ended = statements.record_decisions(connection, write)
+                    answers[index] = Written(done=True, granted=granted, recorded=recorded, ended=ended)
+                case SpawnItems():
+                    answers[index] = _spawn(connection, write)
                 case ProcessRow():
                     answers[index] = _note_process(connection, write)
                 case Requeue():
@@ -111,16 +118,32 @@ def _end(connection: sa.Connection, ends: Sequence[tuple[int, EndRow]]) -> list[
             if is_done:
                 ended.append((index, write))
     for _, write in ended:
-        if write.notify is not None:
-            statements.add_notification(connection, write)
-        if write.pause is not None:
-            statements.add_pause(connection, write.definition_id, write.at, write.pause, "on_failure")
+        statements.tell(connection, write)
+    items = [(index, write) for index, write in ended if write.parent_run is not None]
+    if items:
+        last: dict[RunId, Instant] = {}
+        for _, write in items:
+            if write.parent_run is not None and write.state in FINAL:
+                last[write.parent_run] = max(write.at, last.get(write.parent_run, write.at))
+        answers[items[0][0]] = Written(done=True, ended=statements.end_parents(connection, last))
     freeing = [(index, write) for index, write in ended if write.frees]
     if freeing:
+        first, at = freeing[0][0], freeing[0][1].at
         keys = statements.permit_keys(connection, [write.run_id for _, write in freeing])
-        granted = statements.grant(connection, {write.definition_id for _, write in freeing}, keys, freeing[0][1].at)
-        answers[freeing[0][0]] = Written(done=True, granted=granted)
+        names = {write.definition_id for _, write in freeing}
+        parents = {write.parent_run for _, write in freeing if write.parent_run is not None}
+        answers[first] = replace(answers[first], granted=grant(connection, names, keys, at, parents))
     return sorted(answers.items())
+
+
+def _spawn(connection: sa.Connection, write: SpawnItems) -> Written:
+    spawned = statements.spawn_items(connection, write)
+    if spawned is None:
+        return Written(done=False)
+    recorded, granted = spawned
+    ended = [] if write.items else statements.end_parents(connection, {write.run_id: write.at})
+    granted += grant(connection, {end.definition_id for end in ended}, (), write.at) if ended else []
+    return Written(done=True, granted=granted, recorded=recorded, ended=ended)
 
 
 def _note_process(connection: sa.Connection, write: ProcessRow) -> Written:
@@ -132,4 +155,5 @@ def _requeue(connection: sa.Connection, write: Requeue) -> Written:
     if waiting is None:
         return Written(done=False)
     keys = [] if waiting.permit_key is None else [waiting.permit_key]
-    return Written(done=True, granted=statements.grant(connection, [waiting.definition_id], keys, write.at))
+    parents = [] if waiting.parent_run is None else [waiting.parent_run]
+    return Written(done=True, granted=grant(connection, [waiting.definition_id], keys, write.at, parents))

@@ -163,6 +163,12 @@ def test_the_key_of_an_item_may_use_the_item() -> None:
     assert definition.for_each.key == "string(one)"
 
 
+def test_the_permit_key_of_an_item_may_use_the_item_and_that_of_a_run_may_not() -> None:
+    instruction = "{kind: shell, cmd: a, concurrency: {key_expr: one}}"
+    loaded(text_of(instruction=instruction, more='for_each: {items: "[1]", as: one, key: string(one)}\n'))
+    assert "the name 'one' is not declared" in problem(text_of(instruction=instruction)).message
+
+
 # -- context sources --
 
 

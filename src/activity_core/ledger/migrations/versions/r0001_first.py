@@ -132,6 +132,8 @@ def upgrade() -> None:
         sa.Column("last_slot", sa.BigInteger(), nullable=False),
         sa.Column("slot_count", sa.BigInteger(), nullable=False),
         sa.Column("origin_run", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("parent_run", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("item_json", sa.Text(), nullable=True),
         sa.Column("version_hash", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -147,6 +149,7 @@ def upgrade() -> None:
         sa.Column("is_serial", sa.Boolean(), nullable=False),
         sa.Column("permit_key", sa.Text(), nullable=True),
         sa.Column("permit_limit", sa.Integer(), nullable=True),
+        sa.Column("max_parallel", sa.Integer(), nullable=True),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("interruptions", sa.Integer(), server_default="0", nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=True),
@@ -167,24 +170,32 @@ def upgrade() -> None:
         sa.Column("pruned_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("definition_id", "kind", "slot", "item_key", "request_id", name="runs_identity"),
-        comment="one row per slot, or per range of given-up slots",
+        comment="one row per slot, per range of given-up slots, or per item of a slot",
         sqlite_autoincrement=True,
     )
     op.create_index(
         "runs_active",
         "runs",
-        ["definition_id"],
+        ["definition_id", "parent_run"],
         unique=False,
-        sqlite_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting')"),
-        postgresql_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting')"),
+        sqlite_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting')"),
+        postgresql_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting')"),
+    )
+    op.create_index(
+        "runs_items",
+        "runs",
+        ["parent_run", "state", "granted_at", "permit_key"],
+        unique=False,
+        sqlite_where=sa.text("parent_run IS NOT NULL"),
+        postgresql_where=sa.text("parent_run IS NOT NULL"),
     )
     op.create_index(
         "runs_permits",
         "runs",
-        ["permit_key", "slot"],
+        ["permit_key", "state", "granted_at", "parent_run"],
         unique=False,
-        sqlite_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting') AND permit_key IS NOT NULL"),
-        postgresql_where=sa.text("state IN ('pending', 'running', 'retry_wait', 'waiting') AND permit_key IS NOT NULL"),
+        sqlite_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting') AND permit_key IS NOT NULL"),
+        postgresql_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting') AND permit_key IS NOT NULL"),
     )
     op.create_table(
         "versions",
