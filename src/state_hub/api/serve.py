@@ -59,6 +59,7 @@ def _run(settings: Settings, store: Store, token: str, listener: socket.socket) 
 
     from state_hub.api.app import create_app
     from state_hub.api.hub import Hub
+    from state_hub.api.protocol import BoundedHttpProtocol
 
     class Server(uvicorn.Server):
         """Ends in good order on a signal; uvicorn's own would raise it again afterwards and end by it."""
@@ -79,7 +80,7 @@ def _run(settings: Settings, store: Store, token: str, listener: socket.socket) 
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
