@@ -23,23 +23,23 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 
 from activity_plumbing.clock import SECOND_US, Instant
+from state_hub.case import Options, Tools
 from state_hub.git.remote import Remotes
 from state_hub.registry import TaskStatus, WorkstreamStatus
 from state_hub.settings import Settings
 from state_hub.store import findings, plans, repos, workstreams
 from state_hub.store.schema import metadata
 from state_hub.sweep import Report, chosen_repos, sweep
-from state_hub.visit import Options, Tools
 from state_hub.workplan import read_workplan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from state_hub.case import Visit
     from state_hub.registry import Repo
     from state_hub.store.findings import Finding
     from state_hub.store.store import Store
     from state_hub.store.workstreams import Task, Workstream
-    from state_hub.visit import Visit
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -488,12 +488,16 @@ class Fleet:
             found.update({f"{folder}/{name}": entry for name, entry in snapshot(self.folder / folder).items()})
         return found
 
+    def written_since(self, before: Mapping[str, object]) -> list[str]:
+        """What of `everything` is not as it was."""
+        after = self.everything()
+        return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
     def assert_settled(self) -> None:
         """A sweep now writes nothing at all."""
         before = self.everything()
         self.sweep()
-        after = self.everything()
-        written = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        written = self.written_since(before)
         assert written == [], f"written: {written}"
 
     def assert_agreed(self) -> None:
@@ -506,9 +510,12 @@ class Fleet:
                 assert plans.unsettled_commits(connection, repo.id) == []
                 files = git(project.remote, "ls-tree", "-r", "--name-only", "main", "workplans/").splitlines()
                 in_files: dict[str, str] = {}
-                for path in files:
-                    reading = read_workplan(project.read(path), path).workplan
-                    assert reading is not None, path
+                for path in (each for each in files if each.endswith(".md")):
+                    found = read_workplan(project.read(path), path)
+                    assert not found.faults, found.faults
+                    reading = found.workplan
+                    if reading is None:
+                        continue
                     in_files[reading.id] = reading.status.value
                     in_files |= {f"{reading.id}/{task.id}": task.status.value for task in reading.tasks}
                 rows = [row for row in plans.read_rows(connection, repo.id) if not row.is_removed]
