@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ def test_every_cycle_told_is_one_and_where_there_is_one_it_is_told(graph: dict[s
     for cycle in told:
         assert cycle[0] == cycle[-1] == min(cycle)
         assert len(set(cycle)) == len(cycle) - 1
-        for here, there in zip(cycle, cycle[1:], strict=False):
+        for here, there in pairwise(cycle):
             assert there.removeprefix(f"{PLAN}/") in graph[here.removeprefix(f"{PLAN}/")]
     assert bool(told) == has_cycle(graph)
 
