@@ -58,12 +58,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **ISOLATED, **identity, "GIT_TERMINAL_PROMPT": "0", **more}
 
 
-def git(folder: Path, *arguments: str, given: bytes | None = None, **more: str) -> str:
-    """What git prints, in this folder. `more` are environment variables."""
+def git(folder: Path, *arguments: str, given: bytes | None = None, variables: Mapping[str, str] | None = None) -> str:
+    """What git prints, in this folder. `variables` are added to its environment."""
     done = subprocess.run(
         ["git", *arguments],
         cwd=folder,
-        env=environment(**more),
+        env=environment(**(variables or {})),
         input=given,
         stdin=subprocess.DEVNULL if given is None else None,
         capture_output=True,

@@ -58,7 +58,7 @@ def _switch_back(clone: Path) -> None:
 
 def _stop_in_a_rebase(clone: Path) -> None:
     git(clone, "commit", "-q", "--allow-empty", "-m", "one")
-    git(clone, "rebase", "-q", "-i", "HEAD~1", GIT_SEQUENCE_EDITOR="sed -i s/^pick/edit/")
+    git(clone, "rebase", "-q", "-i", "HEAD~1", variables={"GIT_SEQUENCE_EDITOR": "sed -i s/^pick/edit/"})
 
 
 def _abort_the_rebase(clone: Path) -> None:
@@ -67,7 +67,7 @@ def _abort_the_rebase(clone: Path) -> None:
 
 
 def _stop_in_a_rebase_of_nothing(clone: Path) -> None:
-    git(clone, "rebase", "-q", "-i", "HEAD", GIT_SEQUENCE_EDITOR="printf 'break\\n' >")
+    git(clone, "rebase", "-q", "-i", "HEAD", variables={"GIT_SEQUENCE_EDITOR": "printf 'break\\n' >"})
 
 
 def _abort(clone: Path) -> None:
