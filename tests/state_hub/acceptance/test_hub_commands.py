@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ import pytest
 from tests.state_hub.fleet import CLEANUP, HUB, SWEEP, git, plan
 
 from state_hub import __version__
-from state_hub.cli import group
+from state_hub.cli import group, main
 from state_hub.cli.cleaning import cleanup_command
 from state_hub.cli.sweeping import sweep_command
 
@@ -62,74 +63,74 @@ def test_the_scripts_are_the_commands(fleet: Fleet) -> None:
         assert " ".join(command.help.split())[:40] in " ".join(done.stdout.split())
 
 
-def _json(fleet: Fleet, *arguments: str, status: int = 0) -> Any:
-    done = fleet.command(*HUB, *arguments, "--json")
-    assert done.returncode == status, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
-
-
-def test_a_tour_of_the_hub(fleet: Fleet) -> None:
+def test_a_tour_of_the_hub(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     project = fleet.add("repo-9")
     state = fleet.folder / "other"
     fleet.write_settings(state_dir=str(state), database_url="")
+    monkeypatch.setenv("STATE_HUB_CONFIG", str(fleet.folder / "state-hub.toml"))
 
     def hub(*arguments: str, status: int = 0) -> str:
-        done = fleet.command(*HUB, *arguments)
-        assert done.returncode == status, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout if status == 0 else done.stderr
+        """The entry point, without the start of a process for each of the many."""
+        monkeypatch.setattr(sys, "argv", ["state-hub", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        assert (ended.value.code or 0) == status, shown.err
+        assert status != 0 or shown.err == ""
+        return shown.out if status == 0 else shown.err
+
+    def values(*arguments: str) -> Any:
+        return json.loads(hub(*arguments, "--json"))
 
     assert __version__ in hub("--version")
     assert "registered repo-9: main of" in hub("repos", "add", str(project.clone))
     assert (
-        _json(fleet, "repos", "add", f"file://{project.remote}", "--slug", "made", "--branch", "main")["is_managed"]
-        is True
+        values("repos", "add", f"file://{project.remote}", "--slug", "made", "--branch", "main")["is_managed"] is True
     )
     assert "repo-9: changed" in hub("sweep", "--repo", "repo-9", "--remote")
     hub("sweep", "--all", "--remote")
-    assert [(each["repo"], each["check"]) for each in _json(fleet, "findings")] == [("made", "C-04")]
+    assert [(each["repo"], each["check"]) for each in values("findings")] == [("made", "C-04")]
     assert "C-04" in hub("findings", "--repo", "made")
     hub("repos", "archive", "made")
-    assert [each["slug"] for each in _json(fleet, "repos", "list")] == ["repo-9"]
-    assert [each["slug"] for each in _json(fleet, "repos", "list", "--status", "all")] == ["made", "repo-9"]
+    assert [each["slug"] for each in values("repos", "list")] == ["repo-9"]
+    assert [each["slug"] for each in values("repos", "list", "--status", "all")] == ["made", "repo-9"]
     assert "repo-9" in hub("repos", "list")
-    shown = _json(fleet, "repos", "show", "repo-9")
+    shown = values("repos", "show", "repo-9")
     assert shown["repo"]["base_commit"] == project.tip
     assert "FLEET-WP-0009 active" in hub("repos", "show", "repo-9")
-    assert [each["id"] for each in _json(fleet, "workstreams", "--status", "active")] == ["FLEET-WP-0009"]
+    assert [each["id"] for each in values("workstreams", "--status", "active")] == ["FLEET-WP-0009"]
     assert "FLEET-WP-0009" in hub("workstreams")
-    assert [each["id"] for each in _json(fleet, "tasks", "--workstream", "FLEET-WP-0009")] == ["T01", "T02"]
+    assert [each["id"] for each in values("tasks", "--workstream", "FLEET-WP-0009")] == ["T01", "T02"]
     assert "FLEET-WP-0009/T01" in hub("tasks", "--status", "todo")
     assert "FLEET-WP-0009/T01 is done" in hub("set-status", "FLEET-WP-0009/T01", "done")
     assert "to be written back" in hub("tasks")
-    assert _json(fleet, "status")["pending_writebacks"] == 1
+    assert values("status")["pending_writebacks"] == 1
     assert "2 workstream" not in hub("rebuild", "repo-9", "--dry-run")
     assert "--discard" in hub("rebuild", "repo-9", "--yes", status=1)
     hub("sweep", "--all", "--remote")
     assert b"id: T01\nstatus: done" in project.read("workplans/repo-9.md")
-    (written,) = _json(fleet, "writebacks")
+    (written,) = values("writebacks")
     assert (written["workplan_id"], written["task_id"], written["state"]) == ("FLEET-WP-0009", "T01", "pushed")
     assert "todo → done" in hub("writebacks", "--repo", "repo-9")
     hub("set-status", "FLEET-WP-0009", "finished")
     assert "would cancel FLEET-WP-0009/T02" in hub("cleanup", "--dry-run")
     assert "1 task(s) cancelled" in hub("cleanup")
-    assert [each["subject"] for each in _json(fleet, "outbox")] == ["FLEET-WP-0009/T02"]
+    assert [each["subject"] for each in values("outbox")] == ["FLEET-WP-0009/T02"]
     assert "org.statehub.task.stale" in hub("outbox")
-    assert _json(fleet, "outbox", "--sent") == []
-    assert [each["kind"] for each in _json(fleet, "sweeps", "-n", "2")] == ["remote all", "remote all"]
+    assert values("outbox", "--sent") == []
+    assert [each["kind"] for each in values("sweeps", "-n", "2")] == ["remote all", "remote all"]
     assert "remote all" in hub("sweeps")
-    assert [each["id"] for each in _json(fleet, "checks")] == [f"C-{number:02d}" for number in range(1, 17)]
+    assert [each["id"] for each in values("checks")] == [f"C-{number:02d}" for number in range(1, 17)]
     assert "C-16 pull-gate" in hub("checks")
     assert "status:             ok" in hub("status")
     token = hub("token").strip()
     assert len(token) > 30 and hub("token").strip() == token
     assert (state / "token").stat().st_mode & 0o777 == 0o600
-    assert [each["slug"] for each in _json(fleet, "hooks", "status")] == ["repo-9"]
+    assert [each["slug"] for each in values("hooks", "status")] == ["repo-9"]
     hub("sweep", "--all", "--remote")
     assert "repo-9: changed" in hub("rebuild", "repo-9", "--yes")
-    assert [each["id"] for each in _json(fleet, "workstreams", "--status", "finished")] == ["FLEET-WP-0009"]
-    assert _json(fleet, "findings", "--closed", "--check", "C-04") == []
+    assert [each["id"] for each in values("workstreams", "--status", "finished")] == ["FLEET-WP-0009"]
+    assert values("findings", "--closed", "--check", "C-04") == []
 
 
 def test_workplans_are_started_and_checked(fleet: Fleet) -> None:

@@ -352,3 +352,67 @@ def test_names_of_files_with_odd_characters_are_written_back_as_they_are(fleet: 
     fleet.sweep()
     assert b"id: T01\nstatus: done" in project.read(odd)
     fleet.assert_settled()
+
+
+def test_commits_that_are_not_pushed_yet_may_be_amended_rebased_or_dropped(any_fleet: Fleet) -> None:
+    project = any_fleet.add("repo-1")
+    any_fleet.sweep()
+    start = git(project.clone, "rev-parse", "HEAD").strip()
+    commit(project.clone, {"workplans/repo-1.md": plan("FLEET-WP-0001", {"T01": "progress", "T02": "progress"})})
+    any_fleet.sweep("repo-1", is_remote=False)  # as the hook does
+    assert any_fleet.task("FLEET-WP-0001", "T01").status == "progress"
+    (project.clone / "workplans/repo-1.md").write_text(plan("FLEET-WP-0001", {"T01": "done", "T02": "progress"}))
+    git(project.clone, "commit", "-q", "-a", "--amend", "-m", "Amended")
+    any_fleet.sweep("repo-1", is_remote=False)
+    assert any_fleet.task("FLEET-WP-0001", "T01").status == "done"
+    project.publish({"notes.txt": "theirs"})
+    git(project.clone, "pull", "-q", "--rebase", str(project.remote), "main")
+    any_fleet.sweep("repo-1", is_remote=False)
+    any_fleet.sweep()
+    assert any_fleet.task("FLEET-WP-0001", "T01").status == "done"
+    assert "C-13" not in any_fleet.checks()
+    assert any_fleet.findings(check="C-10") == []
+    git(project.clone, "reset", "-q", "--hard", start)  # never mind
+    any_fleet.sweep()
+    any_fleet.sweep()
+    assert "C-13" not in any_fleet.checks()
+    assert project.bot_commits() == []
+    any_fleet.assert_settled()
+
+
+def test_a_task_added_and_dropped_without_ever_being_pushed_leaves_no_ghost(fleet: Fleet) -> None:
+    project = fleet.add("repo-1")
+    fleet.sweep()
+    start = git(project.clone, "rev-parse", "HEAD").strip()
+    tasks = {"T01": "done", "T02": "progress", "T03": "todo"}
+    commit(project.clone, {"workplans/repo-1.md": plan("FLEET-WP-0001", tasks)})
+    commit(project.clone, {"workplans/new.md": plan("FLEET-WP-0011")})
+    fleet.sweep("repo-1", is_remote=False)
+    assert fleet.task("FLEET-WP-0001", "T03").status == "todo"
+    git(project.clone, "reset", "-q", "--hard", start)
+    fleet.sweep()
+    assert fleet.task("FLEET-WP-0001", "T01").status == "todo"
+    assert "C-13" not in fleet.checks()
+    assert project.bot_commits() == []
+    fleet.assert_settled()
+    left = [each.check for each in fleet.findings()]
+    assert fleet.task("FLEET-WP-0001", "T03").removed_at is not None or "C-07" in left
+    assert fleet.workstream("FLEET-WP-0011").removed_at is not None or "C-07" in left
+
+
+def test_a_change_in_the_database_is_not_lost_when_an_unpushed_commit_is_amended(fleet: Fleet) -> None:
+    project = fleet.add("repo-1")
+    fleet.sweep()
+    commit(project.clone, {"workplans/repo-1.md": plan("FLEET-WP-0001", {"T01": "progress", "T02": "progress"})})
+    fleet.sweep("repo-1", is_remote=False)
+    fleet.set("FLEET-WP-0001/T02", "done")
+    git(project.clone, "commit", "-q", "--amend", "-m", "Amended")
+    fleet.sweep("repo-1", is_remote=False)
+    fleet.sweep()
+    assert fleet.task("FLEET-WP-0001", "T02").status == "done"
+    git(project.clone, "push", "-q", "origin", "main")
+    fleet.sweep()
+    assert project.read("workplans/repo-1.md").decode() == plan("FLEET-WP-0001", {"T01": "progress", "T02": "done"})
+    assert fleet.checks() == []
+    fleet.assert_agreed()
+    fleet.assert_settled()
