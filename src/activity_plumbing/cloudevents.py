@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ class Event:
     subject: str | None = None
 
     def to_json(self) -> str:
-        """The event in the JSON format (structured mode).
+        """The event in the JSON format (structured mode). Raises ValueError for numbers that JSON does not know.
 
         >>> event = Event(id="1", source="/hub", type="org.example.done", time=0, data={})
         >>> event.to_json()[:49]
@@ -34,6 +35,7 @@ class Event:
         from cloudevents.core.formats.json import JSONFormat
         from cloudevents.core.v1.event import CloudEvent
 
+        json.dumps(self.data, allow_nan=False)
         attributes = {
             "id": self.id,
             "source": self.source,

@@ -52,6 +52,7 @@ def open_sqlite(path: Path, *, synchronous: str = "FULL", incremental_vacuum: bo
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False, "isolation_level": None},
+        max_overflow=-1,  # a connection per thread; a thread has one at a time
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -86,7 +87,17 @@ def open_database(url: str) -> sa.Engine:
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseError(f"{parsed.get_backend_name()} databases are not supported; use sqlite or postgresql")
     try:
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=54,
+            connect_args={
+                "connect_timeout": 5,
+                "tcp_user_timeout": 15_000,
+                "options": "-c statement_timeout=60000 -c idle_in_transaction_session_timeout=120000",
+            },
+        )
     except ModuleNotFoundError as failure:
         raise DatabaseError("Postgres needs its driver: pip install 'activity-core[fleet]'") from failure
 

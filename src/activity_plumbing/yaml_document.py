@@ -7,6 +7,7 @@ Scalars follow the YAML 1.2 core schema; a plain scalar that YAML 1.1 programs r
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,11 +26,17 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_ALIASES = 50
 MAX_NODES = 20_000
+MAX_GROWTH = 4
+"""How many times its own size a text may become by its aliases."""
+SMALL_CHARACTERS = 1 << 14
+EMPTY = "the document is empty"
 
 Path = tuple[str | int, ...]
 Place = tuple[int, int]
 """Line and column, both from 1."""
 
+_LINE_END = re.compile(r"\r\n?|\n")
+_OLD_LINE_END = re.compile("[\x85\u2028\u2029]")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?\Z")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?\Z")
@@ -98,6 +105,7 @@ class _Mark(Protocol):
 
     line: int
     column: int
+    index: int
 
 
 class _Refused(Exception):
@@ -126,10 +134,10 @@ def read_document(text: bytes, path: str, *, first_line: int = 1, with_spans: bo
             ]
         )
     try:
-        decoded = text.decode("utf-8-sig")
+        decoded = text.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as failure:
-        line = text.count(b"\n", 0, failure.start) + first_line
-        column = failure.start - (text.rfind(b"\n", 0, failure.start) + 1) + 1
+        before = _LINE_END.split(text[: failure.start].decode("utf-8", "replace"))
+        line, column = len(before) - 1 + first_line, len(before[-1]) + 1
         raise DocumentError(
             [
                 Problem(
@@ -143,9 +151,9 @@ def read_document(text: bytes, path: str, *, first_line: int = 1, with_spans: bo
     document = Document(path, first_line=first_line, spans={} if with_spans else None)
     loader = _Loader(decoded)
     try:
-        _Builder(loader, document).build()
+        _Builder(loader, document, decoded).build()
     except _Refused as refusal:
-        raise DocumentError([_at(path, refusal.mark, refusal.message, first_line)]) from None
+        raise DocumentError([_at(path, refusal.mark, refusal.message, first_line, decoded)]) from None
     except yaml.YAMLError as failure:
         raise DocumentError([_syntax_problem(path, decoded, failure, first_line)]) from failure
     finally:
@@ -158,10 +166,12 @@ def _syntax_problem(path: str, text: str, failure: yaml.YAMLError, first_line: i
     said = str(getattr(failure, "problem", None) or getattr(failure, "reason", None) or failure)
     position = getattr(failure, "position", None)
     if mark is None and isinstance(position, int):  # a character that YAML does not allow at all
-        line = text.count("\n", 0, position) + first_line
-        column = position - (text.rfind("\n", 0, position) + 1) + 1
+        if hasattr(yaml, "CSafeLoader"):  # libyaml counts bytes
+            position = len(text.encode()[:position].decode("utf-8", "ignore"))
+        before = _LINE_END.split(text[:position])
+        line, column = len(before) - 1 + first_line, len(before[-1]) + 1
         return Problem(path=path, line=line, column=column, message=f"not valid YAML: {said}")
-    problem = _at(path, mark, f"not valid YAML: {said}", first_line)
+    problem = _at(path, mark, f"not valid YAML: {said}", first_line, text)
     lines = text.splitlines()
     last = problem.line - first_line + 1
     near = lines[max(0, last - 2) : last]
@@ -171,19 +181,31 @@ def _syntax_problem(path: str, text: str, failure: yaml.YAMLError, first_line: i
     return problem
 
 
-def _at(path: str, mark: _Mark | None, message: str, first_line: int) -> Problem:
+def _at(path: str, mark: _Mark | None, message: str, first_line: int, text: str) -> Problem:
     if mark is None:
         return Problem(path=path, line=first_line, column=1, message=message)
-    return Problem(path=path, line=mark.line + first_line, column=mark.column + 1, message=message)
+    line, column = _place_of(mark, text)
+    return Problem(path=path, line=line + first_line, column=column + 1, message=message)
+
+
+def _place_of(mark: _Mark, text: str) -> Place:
+    """Line and column, both from 0. YAML 1.1 ends lines where editors and git do not; those are counted as text."""
+    if text.isascii() or not _OLD_LINE_END.search(text):
+        return mark.line, mark.column
+    before = _LINE_END.split(text[: mark.index])
+    return len(before) - 1, len(before[-1])
 
 
 class _Builder:
     """Turns events into values with an explicit stack, so that depth costs no recursion."""
 
-    def __init__(self, loader: _Loader, document: Document) -> None:
+    def __init__(self, loader: _Loader, document: Document, text: str) -> None:
         self._loader = loader
         self._document = document
-        self._anchors: dict[str, tuple[object, int]] = {}
+        self._text = text
+        self._characters = 0
+        self._most_characters = max(SMALL_CHARACTERS, MAX_GROWTH * len(text))
+        self._anchors: dict[str, tuple[object, int, int]] = {}
         self._aliases = 0
         self._nodes = 0
 
@@ -200,12 +222,12 @@ class _Builder:
             elif isinstance(event, yaml.NodeEvent):
                 self._document.value = self._node(event)
         if not documents:
-            raise _Refused(None, "the document is empty")
+            raise _Refused(None, EMPTY)
 
     def _node(self, first: Any) -> object:
         """Builds the node that starts with `first`, to its end."""
         # each open collection: container, its path, pending key, nodes counted when it began, anchor
-        stack: list[tuple[dict[str, object] | list[object], Path, int, str | None]] = []
+        stack: list[tuple[dict[str, object] | list[object], Path, tuple[int, int], str | None]] = []
         keys: list[tuple[str, Path] | None] = []
         event: Any = first  # the stubs leave out what events carry
         while True:
@@ -213,7 +235,7 @@ class _Builder:
                 container, path, before, anchor = stack.pop()
                 keys.pop()
                 if anchor:
-                    self._anchors[anchor] = (container, self._nodes - before)
+                    self._anchors[anchor] = (container, self._nodes - before[0], self._characters - before[1])
                 if not stack:
                     return container
                 event = self._loader.get_event()
@@ -236,7 +258,7 @@ class _Builder:
                 if len(stack) >= MAX_DEPTH:
                     raise _Refused(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
                 assert isinstance(value, (dict, list))
-                stack.append((value, path, self._nodes, event.anchor))
+                stack.append((value, path, (self._nodes, self._characters), event.anchor))
                 keys.append(None)
             elif not stack:
                 return value
@@ -253,8 +275,9 @@ class _Builder:
             return [], True
         assert isinstance(event, yaml.ScalarEvent)
         value = _scalar(event) if event.implicit[0] and not event.style else event.value
+        self._characters += len(event.value)
         if event.anchor:
-            self._anchors[event.anchor] = (value, 1)
+            self._anchors[event.anchor] = (value, 1, len(event.value))
         return value, False
 
     def _alias(self, event: Any) -> object:
@@ -263,8 +286,11 @@ class _Builder:
             raise _Refused(event.start_mark, f"more than {MAX_ALIASES} aliases; write the values out")
         if event.anchor not in self._anchors:
             raise _Refused(event.start_mark, f"the alias *{event.anchor} has no anchor before it")
-        value, size = self._anchors[event.anchor]
+        value, size, characters = self._anchors[event.anchor]
         self._count(event.start_mark, size)
+        self._characters += characters
+        if self._characters > self._most_characters:
+            raise _Refused(event.start_mark, "aliases make the text many times larger; write the values out")
         return value
 
     def _count(self, mark: _Mark, nodes: int = 1) -> None:
@@ -291,11 +317,12 @@ class _Builder:
         return key, (*path, key)
 
     def _place(self, mark: _Mark) -> Place:
-        return mark.line + self._document.first_line, mark.column + 1
+        line, column = _place_of(mark, self._text)
+        return line + self._document.first_line, column + 1
 
     @staticmethod
     def _path_of_next(
-        stack: list[tuple[dict[str, object] | list[object], Path, int, str | None]],
+        stack: list[tuple[dict[str, object] | list[object], Path, tuple[int, int], str | None]],
         keys: list[tuple[str, Path] | None],
     ) -> Path:
         if not stack:
@@ -309,7 +336,7 @@ class _Builder:
 
     @staticmethod
     def _put(
-        stack: list[tuple[dict[str, object] | list[object], Path, int, str | None]],
+        stack: list[tuple[dict[str, object] | list[object], Path, tuple[int, int], str | None]],
         keys: list[tuple[str, Path] | None],
         value: object,
     ) -> None:
@@ -336,7 +363,10 @@ def _scalar(event: Any) -> object:
             raise _Refused(event.start_mark, f"the number {text[:20]}… is too large; quote it if it is text")
         return int(text)
     if _FLOAT.match(text):
-        return float(text)
+        number = float(text)
+        if math.isinf(number):
+            raise _Refused(event.start_mark, f"the number {text[:20]} is too large; quote it if it is text")
+        return number
     if _SEXAGESIMAL.match(text):
         raise _Refused(event.start_mark, f'{text} is a base-60 number to YAML 1.1 programs; quote it: "{text}"')
     if _OLD_BOOLEAN.match(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from state_hub.checks import Found
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from activity_plumbing.clock import Instant
     from state_hub.store.store import Store
+
+_SHOWN = 10
 
 Edge = tuple[int, str, str, str, tuple[str, ...]]
 """(repo, path, workplan id, task id or '', what it depends on)."""
@@ -60,40 +63,69 @@ def find_problems(edges: Sequence[Edge]) -> dict[int, list[Found]]:
             message = f"depends on {', '.join(missing)}, which does not exist"
             found.setdefault(repo, []).append(Found(check="C-12", subject=name, message=message, path=path))
     for cycle in _cycles(graph):
-        first = min(cycle)
-        start = cycle.index(first)
-        shown = [*cycle[start:], *cycle[:start], first]
-        repo, path = where[first]
-        message = f"waits for itself: {' → '.join(shown)}"
-        found.setdefault(repo, []).append(Found(check="C-12", subject=f"{first}#cycle", message=message, path=path))
+        shown = " → ".join([*cycle, cycle[0]] if len(cycle) <= _SHOWN else [*cycle[:_SHOWN], "…", cycle[0]])
+        repo, path = where[cycle[0]]
+        message = f"waits for itself: {shown}"
+        found.setdefault(repo, []).append(Found(check="C-12", subject=f"{cycle[0]}#cycle", message=message, path=path))
     return found
 
 
 def _cycles(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """One cycle for each that a depth-first search meets; without recursion, as chains may be long."""
+    """For each knot of things that wait for each other: a shortest cycle through its first name."""
     cycles = []
-    done: set[str] = set()
-    for start in sorted(graph):
-        if start in done:
-            continue
-        path: list[str] = []
-        on_path: dict[str, int] = {}
-        stack = [(start, iter(graph[start]))]
-        path.append(start)
-        on_path[start] = 0
-        while stack:
-            node, following = stack[-1]
-            for target in following:
-                if target in on_path:
-                    cycles.append(path[on_path[target] :])
-                elif target not in done:
-                    on_path[target] = len(path)
-                    path.append(target)
-                    stack.append((target, iter(graph[target])))
-                    break
-            else:
-                stack.pop()
-                path.pop()
-                del on_path[node]
-                done.add(node)
+    for knot in _knots(graph):
+        first = min(knot)
+        came_from: dict[str, str] = {}
+        waiting = deque([first])
+        while first not in came_from:
+            node = waiting.popleft()
+            for target in graph[node]:
+                if target in knot and target not in came_from:
+                    came_from[target] = node
+                    waiting.append(target)
+        cycle = [first]
+        node = came_from[first]
+        while node != first:
+            cycle.append(node)
+            node = came_from[node]
+        cycles.append([cycle[0], *reversed(cycle[1:])])
     return cycles
+
+
+def _knots(graph: Mapping[str, Sequence[str]]) -> list[frozenset[str]]:
+    """Strongly connected components that hold a cycle (Tarjan 1972), without recursion, as chains may be long."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_nodes: list[str] = []
+    is_open: set[str] = set()
+    knots = []
+    for start in sorted(graph):
+        if start in index:
+            continue
+        work = [(start, iter(graph[start]))]
+        index[start] = low[start] = len(index)
+        open_nodes.append(start)
+        is_open.add(start)
+        while work:
+            node, following = work[-1]
+            for target in following:
+                if target not in index:
+                    index[target] = low[target] = len(index)
+                    open_nodes.append(target)
+                    is_open.add(target)
+                    work.append((target, iter(graph[target])))
+                    break
+                if target in is_open:
+                    low[node] = min(low[node], index[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    at = open_nodes.index(node) if open_nodes[-1] != node else len(open_nodes) - 1
+                    members = frozenset(open_nodes[at:])
+                    del open_nodes[at:]
+                    is_open -= members
+                    if len(members) > 1 or node in graph[node]:
+                        knots.append(members)
+    return knots

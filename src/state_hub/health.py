@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from activity_plumbing.clock import format_instant
 from activity_plumbing.outbox import waiting
 from state_hub import __version__
-from state_hub.registry import RepoStatus
 from state_hub.store import findings, plans, repos, sweeps
 from state_hub.store.schema import outbox
 
@@ -30,11 +29,10 @@ def health(store: Store) -> dict[str, object]:
 
 def _facts(store: Store) -> dict[str, object]:
     with store.reading() as connection:
-        active = repos.list_repos(connection, RepoStatus.ACTIVE)
         last = next(iter(sweeps.list_sweeps(connection, limit=1)), None)
         count, oldest = waiting(connection, outbox)
         return {
-            "repos": len(active),
+            "repos": repos.count_active(connection),
             "open_findings": findings.count_open(connection),
             "pending_writebacks": sum(plans.pending_repos(connection).values()),
             "outbox": {"waiting": count, "oldest_at": None if oldest is None else format_instant(oldest)},

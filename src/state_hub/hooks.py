@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HOOK = "post-commit"
 SCRIPT = "scripts/post_commit.sh"
+_ADDED = b" added by `state-hub hooks install`"
 _SHELLS = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:\S*/)?(?:sh|bash|dash|ksh|zsh)\b")
 _STOPS_EARLY = re.compile(rb"^(?:exit\b|exec\s+(?![<>0-9]))")
 
@@ -79,6 +80,8 @@ def install_hook(repo: Repo, home: Path) -> HookState:
         _replace(path, b"#!/bin/sh\n" + _marked(repo.slug, block, created=True), 0o755)
         return hook_state(repo, home)
     rest, marks = _without(before, repo.slug)
+    if rest != before and block in before:
+        return hook_state(repo, home)
     if rest and not _SHELLS.match(rest):
         first = rest.split(b"\n", 1)[0][:60].decode("utf-8", "replace")
         raise RefusedError(f"{path} is no shell script ({first!r}); call {home / SCRIPT} from it by hand")
@@ -141,7 +144,7 @@ def _block(repo: Repo, home: Path) -> bytes:
 def _marked(slug: str, block: bytes, *, created: bool = False, ends_open: bool = False) -> bytes:
     """The block between its marks; the first says what uninstalling must also undo."""
     marks = "".join(f" [{word}]" for word, is_so in (("created", created), ("newline", ends_open)) if is_so)
-    start = f"# >>> state-hub {slug} >>>{marks} added by `state-hub hooks install`\n".encode()
+    start = f"# >>> state-hub {slug} >>>{marks}".encode() + _ADDED + b"\n"
     return (b"\n" if ends_open else b"") + start + block + f"# <<< state-hub {slug} <<<\n".encode()
 
 
@@ -149,15 +152,21 @@ def _without(content: bytes, slug: str) -> tuple[bytes, frozenset[str]]:
     """The content without our block, and the marks of it."""
     name = re.escape(slug.encode())
     found = re.search(
-        rb"^# >>> state-hub " + name + rb" >>>(?P<marks>[^\n]*)\n.*?^# <<< state-hub " + name + rb" <<<\n",
+        rb"^# >>> state-hub " + name + rb" >>>(?P<marks>(?: \[\w+\])*)" + re.escape(_ADDED) + rb"\n"
+        rb"[^\n]*\n# <<< state-hub " + name + rb" <<<\n",
         content,
-        re.DOTALL | re.MULTILINE,
+        re.MULTILINE,
     )
     if found is None:
         return content, frozenset()
+    before, after = content[: found.start()], content[found.end() :]
     marks = frozenset(word.decode() for word in re.findall(rb"\[(\w+)\]", found["marks"]))
-    start = found.start() - 1 if "newline" in marks else found.start()
-    return content[:start] + content[found.end() :], marks
+    heir = re.match(rb"# >>> state-hub [^ \n]+ >>>", after)
+    if heir is not None:  # the block of another repo: what is to be undone passes to it
+        after = heir[0] + found["marks"] + after[heir.end() :]
+    elif "newline" in marks and not after:
+        before = before[:-1]
+    return before + after, marks
 
 
 def _content(path: Path) -> bytes | None:

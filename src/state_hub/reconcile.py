@@ -187,7 +187,8 @@ def merge_status(
 ) -> _Merged:
     """Merges one status of three sides.
 
-    A status written back keeps its old base until the push is through, so a crash in between changes nothing.
+    A status written back keeps its base until the push is through, so a crash in between changes nothing. Where the
+    row wins a conflict, what the file says has been seen and becomes the base.
 
     >>> merge_status(base="todo", file="todo", row="done").write
     'done'
@@ -204,7 +205,7 @@ def merge_status(
         taken_back = bot_write is not None and bot_write.old == file and bot_write.new == base
         return _Merged(status=file, base=file, file_wins=taken_back, is_taken_back=taken_back)
     if row in CLOSED and file not in CLOSED:
-        return _Merged(status=row, base=base, file_wins=False, write=row, lost=file)
+        return _Merged(status=row, base=file, file_wins=False, write=row, lost=file)
     return _Merged(status=file, base=file, file_wins=False, lost=row)
 
 
@@ -382,7 +383,8 @@ class _Reconciler:
             self._find("C-10", name, message, path)
         if merged.is_taken_back or merged.is_refused:
             by = "a person took back" if merged.is_taken_back else "since a person took it back"
-            message = f"{by} what the hub had written: the file's {file} stands, whatever the database says"
+            said = f"; the database said {held.status}" if held.status != file else ""
+            message = f"{by} what the hub had written: the file's {file} stands{said}"
             self._find("C-15", name, message, path, Severity.NOTICE)
         if values:
             check = "C-10" if merged.lost is not None else "C-08" if task is None else "C-09"

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
 from state_hub.errors import GitError, RefusedError
 from state_hub.git.clone import Clone, glob_expression
 from state_hub.git.command import Deadline
@@ -48,7 +50,7 @@ def register(request: Request, settings: Settings, store: Store, now: Instant, *
 
 
 def check_workplans(pattern: str) -> str:
-    """The glob itself. Raises RefusedError for one that leaves the repo or can match no Markdown file."""
+    """The glob itself. Raises RefusedError for one that leaves the repo or could take for ever to match."""
     parts = pattern.split("/")
     if not pattern or len(pattern) > 200 or pattern.startswith("/") or ".." in parts or "\0" in pattern:
         raise RefusedError(f"{pattern!r} is not a glob within a repo; use for example {DEFAULT_WORKPLANS}")
@@ -67,7 +69,10 @@ def slug_of(name: str) -> str:
 def _register_clone(
     request: Request, path: Path, settings: Settings, store: Store, now: Instant, *, below_roots_only: bool
 ) -> Repo:
-    path = path.expanduser().resolve()
+    try:
+        path = path.expanduser().resolve()
+    except (RuntimeError, OSError) as failure:  # no such account, a loop of links
+        raise RefusedError(f"{path}: {failure}") from failure
     if below_roots_only and not any(path.is_relative_to(root) for root in settings.repo_roots):
         shown = ", ".join(str(root) for root in settings.repo_roots) or "none are set"
         raise RefusedError(f"{path} is not below one of repo_roots ({shown}); register it with `state-hub repos add`")
@@ -84,21 +89,13 @@ def _register_clone(
     url = check_remote_url(urls[0])
     allow_remote(settings, url)
     slug = check_slug(request.slug) if request.slug is not None else slug_of(urls[0])
-    with store.writing() as connection:
-        return repos.add_repo(
-            connection,
-            slug=slug,
-            remote_url=url,
-            branch=branch,
-            path=str(path),
-            workplans=request.workplans,
-            is_managed=False,
-            at=now,
-        )
+    return _add(
+        store, slug=slug, url=url, branch=branch, path=path, workplans=request.workplans, is_managed=False, now=now
+    )
 
 
 def _register_url(request: Request, url: str, settings: Settings, store: Store, now: Instant) -> Repo:
-    check_remote_url(url)
+    url = check_remote_url(url)
     allow_remote(settings, url)
     slug = check_slug(request.slug) if request.slug is not None else slug_of(url)
     branch = check_branch(request.branch or "main")
@@ -108,14 +105,36 @@ def _register_url(request: Request, url: str, settings: Settings, store: Store, 
             make_clone(url, branch, path, Deadline.after(CLONE_S))
         except OSError as failure:
             raise GitError(f"{path} cannot be made: {failure.strerror}") from failure
-    with store.writing() as connection:
-        return repos.add_repo(
-            connection,
-            slug=slug,
-            remote_url=url,
-            branch=branch,
-            path=str(path),
-            workplans=request.workplans,
-            is_managed=True,
-            at=now,
-        )
+    with Clone(path) as clone:
+        if clone.remote_named(url) is None:
+            shown = ", ".join(clone.remote_urls()) or "none"
+            raise RefusedError(
+                f"{path} is there already and its remote is {shown}; move it away, or choose another slug"
+            )
+    return _add(
+        store, slug=slug, url=url, branch=branch, path=path, workplans=request.workplans, is_managed=True, now=now
+    )
+
+
+def _add(
+    store: Store, *, slug: str, url: str, branch: str, path: Path, workplans: str, is_managed: bool, now: Instant
+) -> Repo:
+    """Stores it; once more when another registered the same at the same time."""
+
+    def add() -> Repo:
+        with store.writing() as connection:
+            return repos.add_repo(
+                connection,
+                slug=slug,
+                remote_url=url,
+                branch=branch,
+                path=str(path),
+                workplans=workplans,
+                is_managed=is_managed,
+                at=now,
+            )
+
+    try:
+        return add()
+    except sa.exc.IntegrityError:
+        return add()

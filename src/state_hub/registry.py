@@ -89,7 +89,7 @@ _BRANCH_REFUSED = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|^[-/.]|[/.]$
 
 def check_branch(branch: str) -> str:
     """The branch name itself, by the rules of git-check-ref-format(1). Raises RefusedError."""
-    if not branch or len(branch) > 200 or branch == "@" or _BRANCH_REFUSED.search(branch):
+    if not branch or len(branch) > 200 or branch in ("@", "HEAD") or _BRANCH_REFUSED.search(branch):
         raise RefusedError(f"{branch!r} is not a branch name; use for example main or release/2.0")
     return branch
 
@@ -109,8 +109,8 @@ def check_remote_url(url: str) -> str:
     if not url or len(url) > 1000 or any(ord(character) < 33 or ord(character) == 127 for character in url):
         raise RefusedError(f"{url[:100]!r} is not a remote URL: it is empty, too long, or holds blanks")
     if url.startswith("/"):
-        if ".." in url.split("/"):
-            raise RefusedError(f"{url}: write the path without '..'")
+        if ".." in url.split("/") or "://" in url:
+            raise RefusedError(f"{url}: write a path without '..' and '://'")
         return url
     found = _SCHEME_URL.fullmatch(url)
     if found is not None:
@@ -118,6 +118,8 @@ def check_remote_url(url: str) -> str:
         if scheme not in SCHEMES:
             raise RefusedError(f"{url}: {scheme} is not allowed; use {', '.join(SCHEMES)} or user@host:path")
         if scheme == "file":
+            if not found["rest"].startswith("/"):
+                raise RefusedError(f"{url}: an absolute path must follow file://, as in file:///srv/repos/a.git")
             return "file://" + check_remote_url(found["rest"])
         host = _HOST.match(found["rest"])
         if host is None:
@@ -128,7 +130,7 @@ def check_remote_url(url: str) -> str:
         if account.startswith("-"):
             raise RefusedError(f"{url}: the account must not start with a dash")
         return url
-    scp = _SCP_URL.fullmatch(url)
+    scp = None if "://" in url else _SCP_URL.fullmatch(url)
     if scp is None or scp["path"].startswith("-"):
         raise RefusedError(
             f"{url!r} is not a remote URL; use https://host/repo.git, user@host:path or an absolute path"

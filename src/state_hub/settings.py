@@ -41,6 +41,13 @@ def _bot_name(value: object) -> str:
     return text
 
 
+def _port(value: object) -> int:
+    number = read_number(value)
+    if number > 65535:
+        raise ValueError("must be a port: 1 to 65535")
+    return number
+
+
 def _default_state_dir() -> Path:
     import platformdirs
 
@@ -99,7 +106,7 @@ _READERS: dict[str, Reader] = {
     "state_dir": read_text,
     "database_url": read_text,
     "host": read_text,
-    "port": read_number,
+    "port": _port,
     "token": read_text,
     "allowed_hosts": read_texts,
     "allowed_remotes": read_texts,
@@ -150,7 +157,7 @@ def load_token(settings: Settings, *, create: bool = False) -> str | None:
             if not create:
                 return None
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = path.with_name(f".token.{os.getpid()}")
+            made = path.with_name(f".token.{secrets.token_hex(8)}")
             descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_urlsafe(32) + "\n")
@@ -161,6 +168,8 @@ def load_token(settings: Settings, *, create: bool = False) -> str | None:
             finally:
                 made.unlink()
         token = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as failure:
+        raise ConfigurationError(f"{path} holds no text; remove it, and the next start makes a new token") from failure
     except OSError as failure:
         raise ConfigurationError(f"{path}: {failure.strerror}; the token cannot be read or made there") from failure
     if not token:

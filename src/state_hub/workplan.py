@@ -7,12 +7,14 @@ dumped back: an edit replaces the bytes of one scalar, found by task id and held
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from activity_plumbing.nearest import nearest
-from activity_plumbing.yaml_document import Document, DocumentError, Problem, read_document
+from activity_plumbing.yaml_document import EMPTY, Document, DocumentError, Problem, read_document
 from state_hub.registry import TASK_ID, WORKPLAN_ID, TaskStatus, WorkstreamStatus
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_TITLE = 500
 MOST_TASKS = 2_000
+MOST_LINES = 20_000
 
 Span = tuple[int, int]
 """First byte and the one after the last, counted from the start of the file."""
@@ -108,12 +111,25 @@ class _Source:
     text: str
     skipped: int
     """Bytes before the text: a byte order mark."""
+    line_starts: list[int] = field(init=False)
+    _byte_starts: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.line_starts = [0, *(found.end() for found in _LINE_END.finditer(self.text))]
 
     def span(self, start: int, end: int) -> Span:
+        """The bytes of these characters."""
+        return self._byte(start), self._byte(end)
+
+    def _byte(self, position: int) -> int:
         if self.text.isascii():
-            return self.skipped + start, self.skipped + end
-        first = self.skipped + len(self.text[:start].encode())
-        return first, first + len(self.text[start:end].encode())
+            return self.skipped + position
+        if self._byte_starts is None:
+            self._byte_starts = [self.skipped]
+            for low, high in pairwise([*self.line_starts, len(self.text)]):
+                self._byte_starts.append(self._byte_starts[-1] + len(self.text[low:high].encode()))
+        line = bisect_right(self.line_starts, position) - 1
+        return self._byte_starts[line] + len(self.text[self.line_starts[line] : position].encode())
 
 
 def read_workplan(data: bytes, path: str) -> Reading:
@@ -127,9 +143,9 @@ def read_workplan(data: bytes, path: str) -> Reading:
     except UnicodeDecodeError as failure:
         if not data[skipped:].startswith(b"---"):
             return Reading(workplan=None, faults=())
-        line = data.count(b"\n", 0, failure.start + skipped) + 1
+        before = _LINE_END.split(data[skipped : skipped + failure.start].decode())
         message = f"byte 0x{failure.object[failure.start]:02x} is not UTF-8; save the file as UTF-8"
-        return Reading(workplan=None, faults=(_fault("C-02", path, line, 1, message),))
+        return Reading(workplan=None, faults=(_fault("C-02", path, len(before), len(before[-1]) + 1, message),))
     return _Reader(_Source(path, text, skipped)).read()
 
 
@@ -194,10 +210,13 @@ class _Reader:
         self._source = source
         self._path = source.path
         self._faults: list[Fault] = []
-        self._line_starts = [0, *(found.end() for found in _LINE_END.finditer(source.text))]
+        self._line_starts = source.line_starts
 
     def read(self) -> Reading:
         text = self._source.text
+        if len(self._line_starts) > MOST_LINES:
+            message = f"the file has {len(self._line_starts):,} lines; at most {MOST_LINES:,} are read"
+            return Reading(workplan=None, faults=(_fault("C-02", self._path, 0, 0, message),))
         body_line = self._front_matter_end()
         if body_line is None:
             if _FENCE_LINE.match(self._line(0)):
@@ -209,19 +228,26 @@ class _Reader:
         try:
             front = read_document(text[start:end].encode(), self._path, first_line=2, with_spans=True)
         except DocumentError as failure:
-            if self._has_conflict([]):
+            if failure.problems[0].message == EMPTY:
+                return Reading(workplan=None, faults=())
+            if self._has_conflict(self._quoted_lines(self._blocks(body_line), body_line)):
                 return Reading(workplan=None, faults=tuple(self._faults))
             self._faults += [Fault(check="C-02", problem=problem) for problem in failure.problems]
             return Reading(workplan=None, faults=tuple(self._faults))
         if not self._is_workplan(front):
             return Reading(workplan=None, faults=tuple(self._faults))
-        tokens = _markdown().parse(text[self._line_starts[body_line] :] if body_line < len(self._line_starts) else "")
+        tokens = self._blocks(body_line)
         if self._has_conflict(self._quoted_lines(tokens, body_line)):
             return Reading(workplan=None, faults=tuple(self._faults))
         tasks, is_complete = self._tasks(tokens, body_line)
         return Reading(
             workplan=self._workplan(front, start, tasks, is_complete=is_complete), faults=tuple(self._faults)
         )
+
+    def _blocks(self, line: int) -> list[Token]:
+        """The Markdown from a line on, as blocks."""
+        starts = self._line_starts
+        return _markdown().parse(self._source.text[starts[line] :] if line < len(starts) else "")
 
     # -- the front matter --
 
@@ -283,22 +309,23 @@ class _Reader:
     # -- the task blocks --
 
     def _has_task_block(self, line: int) -> bool:
-        return any(_is_task(token) for token in _markdown().parse(self._source.text[self._line_starts[line] :]))
+        return any(_is_task(token) for token in self._blocks(line))
 
-    def _quoted_lines(self, tokens: Sequence[Token], shift: int) -> list[tuple[int, int]]:
-        """Stretches of lines inside fences that are no task blocks: samples, where markers mean nothing."""
-        return [
-            (token.map[0] + shift, token.map[1] + shift)
+    def _quoted_lines(self, tokens: Sequence[Token], shift: int) -> frozenset[int]:
+        """Lines inside fences that are no task blocks: samples, where markers mean nothing."""
+        return frozenset(
+            line + shift
             for token in tokens
             if token.type == "fence" and token.map is not None and not _is_task(token)
-        ]
+            for line in range(*token.map)
+        )
 
-    def _has_conflict(self, quoted: Sequence[tuple[int, int]]) -> bool:
+    def _has_conflict(self, quoted: frozenset[int]) -> bool:
         """Whether a merge was committed with its markers; where it was is noted."""
         opened = middle = None
         for number in range(len(self._line_starts)):
             line = self._line(number)
-            if line[:7] not in ("<<<<<<<", "=======", ">>>>>>>") or any(low <= number < high for low, high in quoted):
+            if line[:7] not in ("<<<<<<<", "=======", ">>>>>>>") or number in quoted:
                 continue
             if _OURS.match(line):
                 opened, middle = number, None
@@ -349,6 +376,9 @@ class _Reader:
             return None
         start = self._line_starts[line + 1]
         content = self._source.text[start : self._line_starts[end_line - 1]]
+        if content.startswith("\ufeff"):
+            self._note("C-02", line + 2, 1, "a byte order mark stands inside the task block; remove it")
+            return None
         try:
             document = read_document(content.encode(), self._path, first_line=line + 2, with_spans=True)
         except DocumentError as failure:
@@ -491,7 +521,7 @@ def json_schema() -> dict[str, object]:
 
     def references(pattern: re.Pattern[str], description: str) -> dict[str, object]:
         name = {"type": "string", "pattern": anchored(pattern)}
-        return {"description": description, "anyOf": [name, {"type": "array", "items": name}]}
+        return {"description": description, "anyOf": [name, {"type": "array", "items": name}, {"type": "null"}]}
 
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -140,6 +140,8 @@ def new_command(workplan_id: str, title: str, folder: Path) -> None:
 
     if not WORKPLAN_ID.fullmatch(workplan_id):
         raise RefusedError(f"{workplan_id!r} is not a workplan id; write for example CUST-WP-0041")
+    if not title.strip() or not title.isprintable():
+        raise RefusedError("the title cannot stand in a workplan; use one line of plain text")
     text = new_workplan(workplan_id, title)
     path = folder / f"{workplan_id}.md"
     if read_workplan(text.encode(), str(path)).workplan is None:

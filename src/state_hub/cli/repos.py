@@ -37,7 +37,7 @@ def add_command(
     from state_hub.registration import Request, register
 
     path = Path(source).expanduser()
-    is_path = path.is_dir()
+    is_path = path.is_dir() and not _is_bare(path)
     request = Request(
         slug=slug,
         path=path if is_path else None,
@@ -130,3 +130,8 @@ def archive_command(console: Console, slug: str) -> None:
     with console.store() as store, store.writing() as connection:
         repos.archive_repo(connection, slug, now())
     click.echo(f"archived {slug}; `state-hub repos add` on its clone takes it back")
+
+
+def _is_bare(path: Path) -> bool:
+    """A bare repository is somebody's remote, not a clone to work in."""
+    return (path / "HEAD").is_file() and (path / "objects").is_dir() and not (path / ".git").exists()

@@ -54,6 +54,9 @@ class Clone:
         self.path = path
         if self._repository.is_bare:
             raise GitError(f"{path} is a bare repository; register a clone with a working tree")
+        if Path(self._repository.workdir).resolve() != path.resolve():
+            elsewhere = self._repository.workdir
+            raise GitError(f"the working tree of {path} is said to be {elsewhere}; unset core.worktree")
 
     def __enter__(self) -> Clone:
         return self

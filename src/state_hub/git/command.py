@@ -37,6 +37,7 @@ _SETTINGS = (
     ("core.pager", "cat"),
     ("core.editor", "false"),
     ("core.askPass", ""),
+    ("core.alternateRefsCommand", "true"),
     ("commit.gpgSign", "false"),
     ("push.gpgSign", "false"),
     ("push.followTags", "false"),
@@ -217,13 +218,25 @@ def _last_words(said: str) -> str:
     return " / ".join(telling[:3])[:400]
 
 
-def local_filters(folder: Path, deadline: Deadline) -> list[tuple[str, str]]:
+def without_filters(folder: Path, deadline: Deadline) -> list[tuple[str, str]]:
     """Settings that switch off the filters which the clone's own configuration defines: they run programs."""
-    listed = run_git(
-        ["config", "--local", "--includes", "--list", "--null", "--name-only"], folder=folder, deadline=deadline
-    )
     off = []
-    for key in dict.fromkeys(listed.decode("utf-8", "replace").split("\0")):
+    for key in _own_settings(folder, deadline):
         if key.startswith("filter.") and key.endswith((".clean", ".smudge", ".process")):
             off += [(key, ""), (key.rpartition(".")[0] + ".required", "false")]
     return off
+
+
+def refuse_rewriting(folder: Path, deadline: Deadline) -> None:
+    """Raises GitError when the clone's own configuration would lead a fetch or push to another URL."""
+    for key in _own_settings(folder, deadline):
+        if key.startswith("url.") and key.endswith((".insteadof", ".pushinsteadof")):
+            raise GitError(f"the clone's configuration rewrites URLs ({key}); remove that, or set it for the account")
+
+
+def _own_settings(folder: Path, deadline: Deadline) -> list[str]:
+    """The names of what is set in the clone itself, its worktree's part and what they include."""
+    listed = run_git(["config", "--list", "--show-scope", "--null", "--name-only"], folder=folder, deadline=deadline)
+    fields = listed.decode("utf-8", "replace").split("\0")
+    pairs = zip(fields[::2], fields[1::2], strict=False)
+    return list(dict.fromkeys(key for scope, key in pairs if scope not in (*_TRUSTED_SCOPES, "command")))

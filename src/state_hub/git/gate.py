@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from state_hub.git.command import Deadline, local_filters, run_git
+from state_hub.git.command import Deadline, run_git, without_filters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,8 @@ def has_changes(folder: Path, deadline: Deadline) -> bool:
         ["status", "--porcelain=v1", "-z", "--untracked-files=no", "--ignore-submodules=dirty"],
         folder=folder,
         deadline=deadline,
-        settings=local_filters(folder, deadline),
+        settings=without_filters(folder, deadline),
+        environment={"GIT_WORK_TREE": str(folder)},
     )
     return bool(printed)
 
@@ -87,5 +88,6 @@ def fast_forward(folder: Path, commit: str, deadline: Deadline) -> None:
         ["merge", "--quiet", "--ff-only", "--no-verify", "--end-of-options", commit],
         folder=folder,
         deadline=deadline,
-        settings=local_filters(folder, deadline),
+        settings=without_filters(folder, deadline),
+        environment={"GIT_WORK_TREE": str(folder)},
     )

@@ -17,7 +17,7 @@ import httpcore2
 import pygit2
 
 from state_hub.errors import GitError
-from state_hub.git.command import Deadline, run_git
+from state_hub.git.command import Deadline, refuse_rewriting, run_git
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +150,7 @@ def fetch(folder: Path, url: str, branch: str, deadline: Deadline, *, into: str 
 
     No tags, no submodules, no LFS. Raises GitError.
     """
+    refuse_rewriting(folder, deadline)
     refspec = f"refs/heads/{branch}" if into is None else f"+refs/heads/{branch}:{into}"
     run_git(
         [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from activity_plumbing.clock import SECOND_US
 from state_hub.errors import GitError
-from state_hub.git.command import Deadline, run_git
+from state_hub.git.command import Deadline, refuse_rewriting, run_git
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +82,7 @@ def _quoted(path: str) -> bytes:
 
 def push(folder: Path, url: str, commit: str, branch: str, deadline: Deadline) -> Pushed:
     """Pushes one commit to one branch, never by force. Raises GitError when trying again will not help."""
+    refuse_rewriting(folder, deadline)
     try:
         run_git(
             [

@@ -30,6 +30,12 @@ def list_repos(connection: sa.Connection, status: RepoStatus | None = None) -> l
     return [_repo(row) for row in connection.execute(query)]
 
 
+def count_active(connection: sa.Connection) -> int:
+    """How many repos are swept."""
+    active = sa.select(sa.func.count()).where(repos.c.status == RepoStatus.ACTIVE.value)
+    return int(connection.execute(active).scalar_one())
+
+
 def find_repo(connection: sa.Connection, slug: str) -> Repo:
     """One repo. Raises NotFoundError with the nearest slug."""
     row = connection.execute(sa.select(repos).where(repos.c.slug == slug)).one_or_none()

@@ -115,7 +115,7 @@ def test_long_chains_and_rings_need_no_recursion() -> None:
     assert find_problems(chain[::-1]) == {}
     ring: list[Edge] = [*chain[:-1], (1, "a.md", plans[-1], "", (plans[0],))]
     (cycle,) = cycles_in(ring)
-    assert len(cycle) == count + 1
+    assert cycle == [*plans[:10], "…", plans[0]], "the message stays short"
 
 
 def test_a_dense_tangle_is_told_in_proportion_to_what_was_written() -> None:

@@ -93,7 +93,7 @@ def test_an_edit_changes_the_statuses_it_names_and_no_other_byte(
     after = edit_workplan(before, data.draw(st.permutations(edits)), "plan.md")
     assert after == woven(pieces, new)
     found = read_workplan(after, "plan.md").workplan
-    assert found is not None and found.is_complete
+    assert found is not None
     assert [found.status, *(task.status for task in found.tasks)] == new
     backwards = [StatusEdit(task_id=each.task_id, old=each.new, new=each.old) for each in edits]
     assert edit_workplan(after, backwards, "plan.md") == before
