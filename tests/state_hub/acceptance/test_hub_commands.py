@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,21 +65,36 @@ def test_the_scripts_are_the_commands(fleet: Fleet) -> None:
         assert " ".join(command.help.split())[:40] in " ".join(done.stdout.split())
 
 
-def test_a_tour_of_the_hub(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    project = fleet.add("repo-9")
-    state = fleet.folder / "other"
-    fleet.write_settings(state_dir=str(state), database_url="")
-    monkeypatch.setenv("STATE_HUB_CONFIG", str(fleet.folder / "state-hub.toml"))
+Typed = Callable[..., subprocess.CompletedProcess[str]]
 
-    def hub(*arguments: str, status: int = 0) -> str:
-        """The entry point, without the start of a process for each of the many."""
+
+@pytest.fixture
+def typed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """The entry point with these arguments, without the start of a process for each of the many."""
+    monkeypatch.setenv("STATE_HUB_CONFIG", str(fleet.folder / "state-hub.toml"))
+    monkeypatch.chdir(fleet.folder)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["state-hub", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        shown = capsys.readouterr()
-        assert (ended.value.code or 0) == status, shown.err
-        assert status != 0 or shown.err == ""
-        return shown.out if status == 0 else shown.err
+        status = ended.value.code or 0
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
+
+
+def test_a_tour_of_the_hub(fleet: Fleet, typed: Typed) -> None:
+    project = fleet.add("repo-9")
+    state = fleet.folder / "other"
+    fleet.write_settings(state_dir=str(state), database_url="")
+
+    def hub(*arguments: str, status: int = 0) -> str:
+        done = typed(*arguments)
+        assert done.returncode == status, done.stderr
+        assert status != 0 or done.stderr == ""
+        return done.stdout if status == 0 else done.stderr
 
     def values(*arguments: str) -> Any:
         return json.loads(hub(*arguments, "--json"))
@@ -133,22 +150,22 @@ def test_a_tour_of_the_hub(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys
     assert values("findings", "--closed", "--check", "C-04") == []
 
 
-def test_workplans_are_started_and_checked(fleet: Fleet) -> None:
-    made = fleet.command(*HUB, "workplan", "new", "FLEET-WP-0042", 'Say "no" \\ to: #tabs')
+def test_workplans_are_started_and_checked(fleet: Fleet, typed: Typed) -> None:
+    made = typed("workplan", "new", "FLEET-WP-0042", 'Say "no" \\ to: #tabs')
     assert made.returncode == 0, made.stderr
     path = fleet.folder / "workplans" / "FLEET-WP-0042.md"
-    assert fleet.command(*HUB, "workplan", "lint", str(path)).returncode == 0
-    assert fleet.command(*HUB, "workplan", "lint").returncode == 0
-    again = fleet.command(*HUB, "workplan", "new", "FLEET-WP-0042", "Again")
+    assert typed("workplan", "lint", str(path)).returncode == 0
+    assert typed("workplan", "lint").returncode == 0
+    again = typed("workplan", "new", "FLEET-WP-0042", "Again")
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
     for name, title in (("wp-1", "x"), ("FLEET-WP-0043", "two\nlines"), ("../FLEET-WP-0043", "x")):
-        assert fleet.command(*HUB, "workplan", "new", name, title).returncode == 1
+        assert typed("workplan", "new", name, title).returncode == 1
     (fleet.folder / "workplans" / "bad.md").write_text(plan("FLEET-WP-0042").replace("status: todo", "status: tdoo"))
-    bad = fleet.command(*HUB, "workplan", "lint")
+    bad = typed("workplan", "lint")
     assert bad.returncode == 1
-    assert re.search(r"bad\.md:12:9: C-03: unknown status 'tdoo'", bad.stdout), bad.stdout
+    assert re.search(r"bad\.md:14:9: C-03: unknown status 'tdoo'", bad.stdout), bad.stdout
     assert "C-04" in bad.stdout
-    found = json.loads(fleet.command(*HUB, "workplan", "lint", "--json").stdout)
+    found = json.loads(typed("workplan", "lint", "--json").stdout)
     assert sorted(each["check"] for each in found["faults"]) == ["C-03", "C-04"]
 
 
@@ -176,9 +193,9 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("arguments", ERRORS, ids=" ".join)
-def test_what_cannot_be_done_is_told_in_one_line(fleet: Fleet, arguments: tuple[str, ...]) -> None:
+def test_what_cannot_be_done_is_told_in_one_line(fleet: Fleet, typed: Typed, arguments: tuple[str, ...]) -> None:
     fleet.add("repo-1")
-    done = fleet.command(*HUB, *arguments)
+    done = typed(*arguments)
     assert done.returncode == 1, done
     assert done.stderr.startswith("state-hub: ")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -186,7 +203,7 @@ def test_what_cannot_be_done_is_told_in_one_line(fleet: Fleet, arguments: tuple[
     assert "secret" not in done.stderr
 
 
-def test_wrong_usage_is_exit_status_2(fleet: Fleet) -> None:
+def test_wrong_usage_is_exit_status_2(typed: Typed) -> None:
     for arguments in (
         ["nonsense"],
         ["sweep"],
@@ -197,11 +214,11 @@ def test_wrong_usage_is_exit_status_2(fleet: Fleet) -> None:
         ["tasks", "--status", "tdoo"],
         ["workplan", "lint", "nowhere.md"],
     ):
-        done = fleet.command(*HUB, *arguments)
+        done = typed(*arguments)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
 
 
-def test_what_files_say_cannot_steer_a_terminal(fleet: Fleet) -> None:
+def test_what_files_say_cannot_steer_a_terminal(fleet: Fleet, typed: Typed) -> None:
     project = fleet.add("repo-1", {"workplans/a.md": plan("FLEET-WP-0001", {"T01": "todo"}, status="finished")})
     evil = '"\\e]0;pwned\\a\\e[2J [bold]x[/bold]"'
     text = plan("FLEET-WP-0001", {"T01": "todo"}, status="finished").replace("Plan FLEET-WP-0001", evil)
@@ -210,7 +227,7 @@ def test_what_files_say_cannot_steer_a_terminal(fleet: Fleet) -> None:
     fleet.sweep()
     shown = ""
     for arguments in (["workstreams"], ["tasks"], ["findings"], ["cleanup", "--dry-run"], ["repos", "show", "repo-1"]):
-        done = fleet.command(*HUB, *arguments)
+        done = typed(*arguments)
         assert done.returncode == 0
         shown += done.stdout
     assert "\x1b" not in shown and "\x07" not in shown
@@ -224,16 +241,16 @@ def test_a_reader_that_goes_away_is_no_error_to_shout_about(fleet: Fleet) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_rebuild_after_history_was_rewritten(fleet: Fleet) -> None:
+def test_a_rebuild_after_history_was_rewritten(fleet: Fleet, typed: Typed) -> None:
     project = fleet.add("repo-1")
     fleet.sweep()
     git(project.work, "commit", "-q", "--amend", "-m", "Rewritten")
     git(project.work, "push", "-q", "--force", "origin", "HEAD:main")
-    fleet.command(*HUB, "sweep", "--all", "--remote")
+    typed("sweep", "--all", "--remote")
     assert "C-13" in fleet.checks()
     git(project.clone, "fetch", "-q", "origin")
     git(project.clone, "reset", "-q", "--hard", "origin/main")
-    assert fleet.command(*HUB, "rebuild", "--all", "--yes").returncode == 0
-    fleet.command(*HUB, "sweep", "--all", "--remote")
+    assert typed("rebuild", "--all", "--yes").returncode == 0
+    typed("sweep", "--all", "--remote")
     assert fleet.checks() == []
     fleet.assert_agreed()
