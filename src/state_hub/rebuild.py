@@ -44,7 +44,7 @@ def forget(store: Store, chosen: Sequence[Repo], now: Instant, *, discard: bool)
                 )
             _refuse_while_locked(connection, repo, now)
             dropped += plans.drop_rows(connection, repo.id)
-            repos.set_base(connection, repo.id, None)
+            repos.set_base(connection, repo.id, None, read=None)
     return dropped
 
 

@@ -58,7 +58,8 @@ OVER = (WorkstreamStatus.FINISHED, WorkstreamStatus.ARCHIVED)
 class Repo:
     """A registered repo. `path` is its clone on this machine; `workplans` a glob within it.
 
-    `base_commit` is the commit up to which database and files were last brought together.
+    `base_commit` is the commit up to which database and files were brought together, as far as it was pushed;
+    `read_commit` the one that was read last.
     `is_managed`: the clone was made by the hub.
     """
 
@@ -73,6 +74,7 @@ class Repo:
     added_at: Instant
     archived_at: Instant | None
     base_commit: str | None
+    read_commit: str | None
 
 
 def check_slug(slug: str) -> str:

@@ -63,7 +63,7 @@ def make_plan(
         Sides(
             files=files,
             rows=rows,
-            shown=_shown(plans.seen_commits(connection, repo.id), clone, commit, rows, files),
+            shown=_shown(plans.seen_commits(connection, repo.id), clone, rows, files),
             held_elsewhere=plans.held_elsewhere(connection, repo.id, claimed),
             bot_writes={key: write for key, (write, made) in written.items() if clone.contains(commit, made)},
         )
@@ -73,17 +73,19 @@ def make_plan(
 def _shown(
     seen: Mapping[str, str],
     clone: Clone,
-    commit: str,
     rows: Sequence[WorkstreamRow],
     files: Mapping[str, FileEntry],
 ) -> frozenset[str]:
-    """Workplans whose file, as it was last read, is in the history of the commit."""
+    """Workplans whose file, as it was last read, is in history: the commit's own, or that of a commit dropped unpushed.
+
+    What was pushed is in the commit's history: it contains the base, and with it everything pushed that was read.
+    """
     shown = set()
     for row in rows:
         entry = files.get(row.path)
         if row.is_removed or (entry is not None and entry.reading is None):
             continue
-        before = clone.entry(seen[row.id], row.path) if clone.contains(commit, seen[row.id]) else None
+        before = clone.entry(seen[row.id], row.path)
         if before is not None and before.blob == row.blob:
             shown.add(row.id)
     return frozenset(shown)

@@ -85,14 +85,14 @@ def _glance(case: Case) -> tuple[bool, bool]:
             refs = case.refs(clone)
             tips = [refs.local]
             case.result.tip = refs.local
-            is_level = refs.local is not None and refs.local == repo.base_commit
+            is_level = refs.local is not None and refs.local == repo.base_commit == repo.read_commit
             if case.options.is_remote:
                 case.asked_tip = case.result.tip = remote_tip(case)
                 tips.append(case.asked_tip)
                 needs_fetch = case.asked_tip != refs.tracking
                 is_level = is_level and case.asked_tip == refs.local and not needs_fetch
                 is_level = is_level and clone.checked_out == repo.branch and clone.in_progress() is None
-            has_commits = repo.base_commit not in tips
+            has_commits = repo.read_commit not in tips
     except (Blocked, *_BROKEN):
         return True, True
     with case.store.reading() as connection:
@@ -117,8 +117,8 @@ def _look(case: Case) -> Files | None:
             base = base_for(case, clone, commit)
         _tell(case, plan, is_done=False)
         case.take(plan.found)
-        if base != case.repo.base_commit:
-            case.did(f"would take {base[:10]} for the base")
+        if commit != case.repo.read_commit:
+            case.did(f"would read {commit[:10]}, with {base[:10]} for the base")
         for each in plan.writebacks if may_write(case, commit, tip) else ():
             case.did(f"would write back {each}")
         return files
@@ -195,9 +195,9 @@ def _apply(case: Case, clone: Clone, commit: str, files: Files) -> Plan:
         events = [each for each in plan.found if each.is_event]
         if events:  # kept with the change they tell of
             findings.update_findings(connection, case.repo.id, events, is_judged=lambda _known: False, at=now)
-        if base != case.repo.base_commit:
-            repos.set_base(connection, case.repo.id, base)
-    case.repo = replace(case.repo, base_commit=base)
+        if (base, commit) != (case.repo.base_commit, case.repo.read_commit):
+            repos.set_base(connection, case.repo.id, base, read=commit)
+    case.repo = replace(case.repo, base_commit=base, read_commit=commit)
     if plan.changes:
         case.result.is_new_content = True
         if case.result.outcome is not Outcome.BLOCKED:

@@ -84,9 +84,9 @@ def _settle(case: Case, made: str, *, is_pushed: bool, blobs: Mapping[str, str] 
             connection, case.repo.id, made, is_pushed=is_pushed, blobs=blobs or {}, at=case.tools.clock.now()
         )
         if is_pushed:
-            repos.set_base(connection, case.repo.id, made)
+            repos.set_base(connection, case.repo.id, made, read=made)
     if is_pushed:
-        case.repo = replace(case.repo, base_commit=made)
+        case.repo = replace(case.repo, base_commit=made, read_commit=made)
 
 
 def settle_left_over(case: Case, tip: str | None) -> None:

@@ -102,9 +102,9 @@ def restore_repo(connection: sa.Connection, slug: str) -> Repo:
     return find_repo(connection, slug)
 
 
-def set_base(connection: sa.Connection, repo_id: int, commit: str | None) -> None:
-    """Records the commit that files and rows were brought together at."""
-    connection.execute(sa.update(repos).where(repos.c.id == repo_id).values(base_commit=commit))
+def set_base(connection: sa.Connection, repo_id: int, base: str | None, *, read: str | None) -> None:
+    """Records the commit that files and rows were brought together at, and the one that was read."""
+    connection.execute(sa.update(repos).where(repos.c.id == repo_id).values(base_commit=base, read_commit=read))
 
 
 def checked_at(connection: sa.Connection) -> dict[int, Instant]:

@@ -37,7 +37,8 @@ repos = sa.Table(
     sa.Column("added_at", sa.BigInteger, nullable=False),
     sa.Column("archived_at", sa.BigInteger),
     sa.Column("base_commit", sa.Text),
-    comment="the registered repos; base_commit is what files and rows were last brought together at",
+    sa.Column("read_commit", sa.Text),
+    comment="the registered repos; files and rows were brought together at base_commit, as far as it was pushed",
     sqlite_autoincrement=True,
 )
 

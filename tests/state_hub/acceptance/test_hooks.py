@@ -37,6 +37,7 @@ def _repo(clone: Path, slug: str = "repo-1") -> Repo:
         added_at=_NEVER,
         archived_at=None,
         base_commit=None,
+        read_commit=None,
     )
 
 

@@ -46,10 +46,11 @@ def upgrade() -> None:
         sa.Column("added_at", sa.BigInteger(), nullable=False),
         sa.Column("archived_at", sa.BigInteger(), nullable=True),
         sa.Column("base_commit", sa.Text(), nullable=True),
+        sa.Column("read_commit", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("path"),
         sa.UniqueConstraint("slug"),
-        comment="the registered repos; base_commit is what files and rows were last brought together at",
+        comment="the registered repos; files and rows were brought together at base_commit, as far as it was pushed",
         sqlite_autoincrement=True,
     )
     op.create_table(
