@@ -132,7 +132,7 @@ def check_remote_url(url: str) -> str:
         if account.startswith("-"):
             raise RefusedError(f"{url}: the account must not start with a dash")
         return url
-    scp = None if "://" in url else _SCP_URL.fullmatch(url)
+    scp = None if "://" in url or "::" in url else _SCP_URL.fullmatch(url)
     if scp is None or scp["path"].startswith("-"):
         raise RefusedError(
             f"{url!r} is not a remote URL; use https://host/repo.git, user@host:path or an absolute path"

@@ -117,7 +117,7 @@ def _look(case: Case) -> Files | None:
             base = base_for(case, clone, commit)
         _tell(case, plan, is_done=False)
         case.take(plan.found)
-        if commit != case.repo.read_commit:
+        if (base, commit) != (case.repo.base_commit, case.repo.read_commit):
             case.did(f"would read {commit[:10]}, with {base[:10]} for the base")
         for each in plan.writebacks if may_write(case, commit, tip) else ():
             case.did(f"would write back {each}")
