@@ -19,7 +19,7 @@ from state_hub.errors import StateHubError
 from state_hub.git.command import Deadline
 from state_hub.overdue import check_overdue
 from state_hub.registry import Repo, RepoStatus, host_of
-from state_hub.store import findings, repos, sweeps
+from state_hub.store import findings, locks, repos, sweeps
 from state_hub.visit import visit
 
 if TYPE_CHECKING:
@@ -209,9 +209,12 @@ class _Sweep:
         check_overdue(self._tools.store, now, self._tools.settings.overdue)
         with self._tools.store.reading() as connection:
             has_old = findings.has_old_events(connection, now)
-        if has_old:
+            abandoned = locks.abandoned_locks(connection, now)
+        if has_old or abandoned:
             with self._tools.store.writing() as connection:
                 findings.close_old_events(connection, now)
+                for lock in abandoned:
+                    locks.release_lock(connection, lock)
 
     def _end(self, outcome: str) -> None:
         report = self._report

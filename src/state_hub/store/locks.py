@@ -89,3 +89,12 @@ def release_lock(connection: sa.Connection, lock: RepoLock) -> None:
     connection.execute(
         sa.delete(repo_locks).where(repo_locks.c.repo_id == lock.repo_id, repo_locks.c.token == lock.token)
     )
+
+
+def abandoned_locks(connection: sa.Connection, now: Instant) -> list[RepoLock]:
+    """Locks that anybody could take over: their lease has run out, or their holder is dead."""
+    return [
+        RepoLock(repo_id=row.repo_id, token=row.token)
+        for row in connection.execute(sa.select(repo_locks))
+        if row.expires_at <= now or _is_dead(row.boot_id, row.pid, row.pid_started)
+    ]
