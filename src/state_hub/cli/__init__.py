@@ -8,7 +8,6 @@ import time
 from importlib import import_module
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
 from activity_plumbing.text import printable
 from state_hub.cli.shared import EXIT_ERROR, Console
@@ -73,12 +72,16 @@ def run(command: click.Command, *, program: str) -> None:
     except StateHubError as failure:
         click.echo(f"{program}: {printable(str(failure))}", err=True)
         sys.exit(EXIT_ERROR)
-    except SQLAlchemyError as failure:
-        said = str(getattr(failure, "orig", None) or failure).strip().splitlines()[0]
-        click.echo(f"{program}: the database failed: {printable(said)}; `state-hub status` looks at it", err=True)
-        sys.exit(EXIT_ERROR)
     except BrokenPipeError:
         sys.stderr.close()
+        sys.exit(EXIT_ERROR)
+    except Exception as failure:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(failure, SQLAlchemyError):
+            raise
+        said = str(getattr(failure, "orig", None) or failure).strip().splitlines()[0]
+        click.echo(f"{program}: the database failed: {printable(said)}; `state-hub status` looks at it", err=True)
         sys.exit(EXIT_ERROR)
 
 
