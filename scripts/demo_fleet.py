@@ -98,8 +98,11 @@ class Fleet:
                 self._write(self.work(name), plan.id, plan.text())
             self.push(name, "Write the plans")
             git(self.folder, "clone", "--quiet", str(self.remote(name)), str(self.clone(name)))
-        complete.touch()
         return True
+
+    def finish(self) -> None:
+        """Notes that the fleet is whole."""
+        (self.folder / ".complete").touch()
 
     def push(self, name: str, subject: str) -> None:
         """Commits what the work tree holds, and pushes it."""

@@ -78,6 +78,7 @@ def prepare(port: int) -> None:
     hub("sweep", "--all")
     fleet.disturb()
     hub("set-status", "FOU-WP-0001/T01", "done")
+    fleet.finish()
 
 
 def show() -> None:

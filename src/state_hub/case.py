@@ -112,6 +112,8 @@ class Case:
         self.asked_tip: str | None = None
         """What the remote said at the first look."""
         self.is_gate_passed = False
+        self.has_tried_writing = False
+        """What was to be written back was, or was refused; or there was nothing."""
         self._lock: locks.RepoLock | None = None
 
     @property
@@ -137,6 +139,8 @@ class Case:
 
     def _make_again(self) -> None:
         if not (self.repo.is_managed and self.options.is_remote and self.changes and self._lock is not None):
+            if self.is_looking and self.repo.is_managed and self.options.is_remote and self.options.fix:
+                self.did(f"would clone {self.repo.remote_url}")
             raise GitError(f"the clone {self.path} does not exist")
         allow_remote(self.tools.settings, self.repo.remote_url)
         make_clone(self.repo.remote_url, self.repo.branch, self.path, self.deadline)
@@ -177,7 +181,7 @@ class Case:
         """Forgets what a look noted."""
         self.found = []
         self.result.did, self.result.outcome, self.result.detail = [], Outcome.UNCHANGED, ""
-        self.is_gate_passed = False
+        self.is_gate_passed = self.has_tried_writing = False
 
     # -- the repo's lock --
 

@@ -30,11 +30,7 @@ def check_dependencies(store: Store, now: Instant) -> None:
     wanted = {(repo, each.subject, each.message) for repo, several in found.items() for each in several}
     if wanted == {(repo, each.subject, each.message) for repo, several in known.items() for each in several}:
         return
-    with store.writing() as connection:
-        for repo in found.keys() | known.keys():
-            findings.update_findings(
-                connection, repo, found.get(repo, ()), is_judged=lambda each: each.check == "C-12", at=now
-            )
+    store.write(lambda connection: findings.update_check(connection, "C-12", found, known, now))
 
 
 def find_problems(edges: Sequence[Edge]) -> dict[int, list[Found]]:

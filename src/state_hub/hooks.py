@@ -138,7 +138,12 @@ def _block(repo: Repo, home: Path) -> bytes:
     """The command of the block: in the background, detached from the commit's terminal, harmless if we are gone."""
     script = shlex.quote(str(home / SCRIPT))
     words = " ".join(shlex.quote(word) for word in (repo.slug, repo.path, repo.branch))
-    return f"[ ! -x {script} ] || {script} {words} </dev/null >/dev/null 2>&1 &\n".encode()
+    where = "".join(
+        f"{name}={shlex.quote(os.environ[name])} "
+        for name in ("STATE_HUB_CONFIG", "STATE_HUB_STATE_DIR")
+        if os.environ.get(name)
+    )
+    return f"[ ! -x {script} ] || {where}{script} {words} </dev/null >/dev/null 2>&1 &\n".encode()
 
 
 def _marked(slug: str, block: bytes, *, created: bool = False, ends_open: bool = False) -> bytes:

@@ -40,11 +40,7 @@ def check_overdue(store: Store, now: Instant, overdue_us: int) -> None:
     wanted = {(repo, each.subject, each.message) for repo, several in found.items() for each in several}
     if wanted == {(repo, each.subject, each.message) for repo, several in known.items() for each in several}:
         return
-    with store.writing() as connection:
-        for repo_id in found.keys() | known.keys():
-            findings.update_findings(
-                connection, repo_id, found.get(repo_id, ()), is_judged=lambda each: each.check == "C-14", at=now
-            )
+    store.write(lambda connection: findings.update_check(connection, "C-14", found, known, now))
 
 
 def _events(connection: sa.Connection, before: Instant, numbers: dict[str, int]) -> dict[int, list[Found]]:

@@ -118,7 +118,8 @@ def commit_to_read(case: Case, tip: str | None) -> str:
         if clone.contains(base, commit):
             return base  # behind: what is older than the base is no news
         shown = "is not in the clone any more" if not clone.has_commit(base) else f"is not part of {commit[:10]}"
-        message = f"the base {base[:10]} {shown}: history was rewritten; nothing is synced"
+        cause = "the clone is shallow; run git fetch --unshallow in it" if clone.is_shallow else "history was rewritten"
+        message = f"the base {base[:10]} {shown}: {cause}; nothing is synced"
         raise Blocked(Found(check="C-13", subject="base", message=message))
 
 
@@ -131,4 +132,8 @@ def base_for(case: Case, clone: Clone, commit: str) -> str:
     tracking = case.refs(clone).tracking
     if tracking is None or clone.contains(tracking, commit):
         return commit
-    return clone.merge_base(commit, tracking) or commit
+    shared = clone.merge_base(commit, tracking) or commit
+    base = case.repo.base_commit
+    if base is not None and clone.contains(commit, base) and clone.contains(base, shared):
+        return base  # the remote was rewound: what was pushed once stays the base
+    return shared

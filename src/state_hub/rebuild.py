@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from state_hub.errors import RefusedError
+from state_hub.registry import RepoStatus
 from state_hub.store import locks, plans, repos
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ def forget(store: Store, chosen: Sequence[Repo], now: Instant, *, discard: bool)
     """
     dropped = 0
     with store.writing() as connection:
+        for repo in chosen:  # so that nobody changes a status between the count and the end
+            plans.read_rows(connection, repo.id, locks=True)
         counts = plans.pending_repos(connection)
         for repo in chosen:
+            if repo.status is RepoStatus.ARCHIVED:
+                raise RefusedError(f"{repo.slug} is archived; `state-hub repos add {repo.path}` takes it back")
             waiting = counts.get(repo.id, 0)
             if waiting and not discard:
                 raise RefusedError(

@@ -319,6 +319,9 @@ class _Reconciler:
                 self._remove_task(row, task)
 
     def _remove_task(self, row: WorkstreamRow, task: TaskRow) -> None:
+        if task.base_status is not None and task.status != task.base_status:
+            message = f"the file's block was removed and won; the database said {task.status}"
+            self._find("C-10", f"{row.id}/{task.id}", message, row.path)
         values: Values = {"is_removed": True, "base_status": None}
         if task.status in OPEN_TASKS:
             values["status"] = TaskStatus.CANCELLED.value

@@ -17,19 +17,27 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from state_hub.git.clone import Clone, Entry
+    from state_hub.git.command import Deadline
     from state_hub.registry import Repo
 
+READ_SPARE_S = 15.0
+"""How long after its deadline a visit may read on: a remote that stalls must not keep the clone from being read."""
 
-def read_files(connection: sa.Connection, clone: Clone, repo: Repo, commit: str) -> dict[str, FileEntry]:
+
+def read_files(
+    connection: sa.Connection, clone: Clone, repo: Repo, commit: str, deadline: Deadline
+) -> dict[str, FileEntry]:
     """The candidate files of a commit; those that did not change since their row was read stay unread.
 
-    Raises GitError when there are too many.
+    Raises GitError when there are too many, or they take too long.
     """
     entries = clone.entries(commit, repo.workplans)
     known = {(row.path, row.blob) for row in plans.read_rows(connection, repo.id) if not row.is_removed}
     doubted = {each.path for each in findings.open_findings(connection, repo.id) if each.check in IN_FILES}
-    files = {}
+    files: dict[str, FileEntry] = {}
     for path, entry in entries.items():
+        if deadline.remaining_s <= -READ_SPARE_S:
+            raise GitError(f"no time left after {len(files)} of {len(entries)} files", is_passing=True)
         is_unchanged = (path, entry.blob) in known and entry.is_plain and path not in doubted
         files[path] = FileEntry(blob=entry.blob, reading=None if is_unchanged else _read(clone, path, entry))
     return files
@@ -37,6 +45,8 @@ def read_files(connection: sa.Connection, clone: Clone, repo: Repo, commit: str)
 
 def _read(clone: Clone, path: str, entry: Entry) -> Reading:
     """A file's values; links and what is too large are refused unread."""
+    if entry.mode == 0:
+        return _refused(path, "the file's name is not UTF-8; rename it")
     if not entry.is_plain:
         return _refused(path, "a symbolic link is not followed; put the file itself here")
     try:

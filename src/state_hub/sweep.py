@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from state_hub.case import Options, Outcome, Tools, Visit
 from state_hub.dependencies import check_dependencies
-from state_hub.errors import StateHubError
+from state_hub.errors import RefusedError, StateHubError
 from state_hub.git.command import Deadline
 from state_hub.overdue import check_overdue
 from state_hub.registry import Repo, RepoStatus, host_of
@@ -53,10 +53,13 @@ class Report:
 
 
 def chosen_repos(tools: Tools, slug: str | None) -> list[Repo]:
-    """All active repos, oldest-checked first; or one. Raises NotFoundError."""
+    """All active repos, oldest-checked first; or one. Raises NotFoundError, RefusedError."""
     with tools.store.reading() as connection:
         if slug is not None:
-            return [repos.find_repo(connection, slug)]
+            repo = repos.find_repo(connection, slug)
+            if repo.status is RepoStatus.ARCHIVED:
+                raise RefusedError(f"{slug} is archived; `state-hub repos add {repo.path}` takes it back")
+            return [repo]
         return repos.by_age(repos.list_repos(connection, RepoStatus.ACTIVE), repos.checked_at(connection))
 
 
@@ -89,6 +92,7 @@ class _Sweep:
         on_visit: Callable[[Visit], None],
     ) -> None:
         self._waiting = list(chosen)
+        self._only = chosen[0].id if len(chosen) == 1 else None
         self._tools = tools
         self._options = options
         self._deadline = None if budget_s is None else Deadline.after(budget_s)
@@ -124,7 +128,7 @@ class _Sweep:
             if self._records:
                 self._end(outcome)
         with self._tools.store.reading() as connection:
-            report.open_findings = findings.count_open(connection)
+            report.open_findings = findings.count_open(connection, self._only)
         return report
 
     def _visit_all(self) -> None:
@@ -198,8 +202,9 @@ class _Sweep:
         if not (rows and self._records):
             return
         assert self._report.number is not None
-        with self._tools.store.writing() as connection:
-            sweeps.note_visits(connection, self._report.number, rows)
+        number = self._report.number
+        rows.sort(key=lambda row: row.repo_id)  # two sweeps lock them in one order
+        self._tools.store.write(lambda connection: sweeps.note_visits(connection, number, rows))
 
     def _look_at_all(self) -> None:
         """What only the whole fleet tells: dependencies, and what waits for too long."""

@@ -27,6 +27,8 @@ from state_hub.write_back import may_write, settle_left_over, write_back
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import sqlalchemy as sa
+
     from state_hub.git.clone import Clone
     from state_hub.git.command import Deadline
     from state_hub.registry import Repo
@@ -112,7 +114,7 @@ def _look(case: Case) -> Files | None:
         tip = bring_here(case)
         commit = commit_to_read(case, tip)
         with case.open() as clone, case.store.reading() as connection:
-            files = read_files(connection, clone, case.repo, commit)
+            files = read_files(connection, clone, case.repo, commit, case.deadline)
             plan = make_plan(connection, clone, case.repo, commit, files, locks=False)
             base = base_for(case, clone, commit)
         _tell(case, plan, is_done=False)
@@ -134,6 +136,7 @@ def _look(case: Case) -> Files | None:
 def _finds_what_is_known(case: Case) -> bool:
     """Whether a look finds just what is recorded already: then nothing needs a lock, or a write."""
     files = _look(case)
+    case.has_tried_writing = not case.result.did
     if not case.result.did and _has_same_findings(case, files):
         return True
     case.start_over()
@@ -162,9 +165,11 @@ def _bring_together(case: Case, commit: str, tip: str | None) -> Files:
     while True:
         with case.open() as clone:
             with case.store.reading() as connection:
-                files = read_files(connection, clone, case.repo, commit)
+                files = read_files(connection, clone, case.repo, commit, case.deadline)
             plan = _apply(case, clone, commit, files)
-            if not (plan.writebacks and may_write(case, commit, tip)):
+            is_allowed = may_write(case, commit, tip)
+            case.has_tried_writing = is_allowed or (case.changes and not plan.writebacks)
+            if not (plan.writebacks and is_allowed):
                 return files
             if write_back(case, clone, commit, plan.writebacks) is not writeback.Pushed.REJECTED:
                 return files
@@ -187,7 +192,8 @@ def _apply(case: Case, clone: Clone, commit: str, files: Files) -> Plan:
         case.take(plan.found)
         return plan
     base = base_for(case, clone, commit)
-    with case.store.writing() as connection:
+
+    def apply(connection: sa.Connection) -> Plan:
         case.hold(connection)
         plan = make_plan(connection, clone, case.repo, commit, files, locks=True)
         now = case.tools.clock.now()
@@ -197,6 +203,9 @@ def _apply(case: Case, clone: Clone, commit: str, files: Files) -> Plan:
             findings.update_findings(connection, case.repo.id, events, is_judged=lambda _known: False, at=now)
         if (base, commit) != (case.repo.base_commit, case.repo.read_commit):
             repos.set_base(connection, case.repo.id, base, read=commit)
+        return plan
+
+    plan = case.store.write(apply)
     case.repo = replace(case.repo, base_commit=base, read_commit=commit)
     if plan.changes:
         case.result.is_new_content = True
@@ -221,9 +230,11 @@ def _is_judged(case: Case, known: OpenFinding, files: Mapping[str, FileEntry] | 
     """Whether this visit would have found it again, were it still so. `files` None: it did not come to them."""
     if files is None or known.is_event or known.check in _FLEET_WIDE:
         return False
-    if known.check in ("C-15", "C-16") or (known.check == "C-01" and known.subject != "checkout"):
+    if known.check == "C-15":
+        return case.has_tried_writing
+    if known.check == "C-16" or (known.check == "C-01" and known.subject != "checkout"):
         return case.is_gate_passed
-    if known.check in IN_FILES:
+    if known.check in IN_FILES or known.check == "C-07":
         entry = files.get(known.path)
         return entry is None or entry.reading is not None
     return True
@@ -234,9 +245,9 @@ def _has_same_findings(case: Case, files: Mapping[str, FileEntry] | None) -> boo
     with case.store.reading() as connection:
         known = {(each.check, each.subject): each for each in findings.open_findings(connection, case.repo.id)}
     now = {(each.check, each.subject): each for each in case.found}
-    return all(
-        key in known and (known[key].message, known[key].path) == (each.message, each.path) for key, each in now.items()
-    ) and all(key in now or not _is_judged(case, each, files) for key, each in known.items())
+    return all(key in known and known[key].is_as(each) for key, each in now.items()) and all(
+        key in now or not _is_judged(case, each, files) for key, each in known.items()
+    )
 
 
 def _record_findings(case: Case, files: Mapping[str, FileEntry] | None) -> None:

@@ -5,24 +5,30 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from activity_plumbing.clock import DAY_US, Instant
 from state_hub.errors import GitError
 from state_hub.git import writeback
-from state_hub.git.clone import Clone
 from state_hub.git.remote import set_ref
 from state_hub.pull import pass_gate
 from state_hub.store import plans, repos
 from state_hub.workplan import MAX_BYTES, EditRefused, StatusEdit, edit_workplan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from state_hub.case import Case
+    from state_hub.git.clone import Clone
     from state_hub.reconcile import Writeback
+
+LATE_ARRIVAL_US = 7 * DAY_US
+"""How long a push that was given up for lost is still looked for."""
 
 
 def may_write(case: Case, commit: str, tip: str | None) -> bool:
-    """Only onto the fetched tip, and not past commits that somebody has yet to push."""
-    return case.options.is_remote and tip is not None and commit == tip and case.options.fix
+    """Only onto the fetched tip, and not while the clone has commits that somebody has yet to push."""
+    if not case.options.is_remote or tip is None or commit != tip or not case.options.fix:
+        return False
+    with case.open() as clone:
+        local = case.refs(clone).local
+        return local is None or clone.contains(tip, local)
 
 
 def write_back(case: Case, clone: Clone, commit: str, wanted: list[Writeback]) -> writeback.Pushed | None:
@@ -32,16 +38,13 @@ def write_back(case: Case, clone: Clone, commit: str, wanted: list[Writeback]) -
     for path in sorted({each.path for each in wanted}):
         of_path = [each for each in wanted if each.path == path]
         entry = clone.entry(commit, path)
-        edits = [StatusEdit(task_id=each.task_id, old=each.old, new=each.new) for each in of_path]
-        try:
-            if entry is None or not entry.is_plain:
-                raise EditRefused(f"{path} is not a plain file any more")
-            data = edit_workplan(clone.blob(entry.blob, most=MAX_BYTES), edits, path)
-        except EditRefused as refused:
-            case.find("C-15", path, str(refused))
+        if entry is None or not entry.is_plain:
+            case.find("C-15", path, f"{path} is not a plain file any more")
             continue
-        files[path] = writeback.NewFile(mode=entry.mode, data=data)
-        written += of_path
+        data, done = _edited(case, clone.blob(entry.blob, most=MAX_BYTES), of_path)
+        if done:
+            files[path] = writeback.NewFile(mode=entry.mode, data=data)
+            written += done
     if not files:
         return writeback.Pushed.DONE
     settings = case.tools.settings
@@ -62,50 +65,78 @@ def write_back(case: Case, clone: Clone, commit: str, wanted: list[Writeback]) -
         pushed = writeback.push(case.path, case.repo.remote_url, made, case.repo.branch, case.deadline)
     except GitError as failure:
         if not failure.is_passing:  # else it may have arrived: the next visit looks
-            _settle(case, made, is_pushed=False)
+            _drop(case, made)
         case.find("C-15", "push", f"cannot be pushed: {failure}")
         return None
     if pushed is writeback.Pushed.REJECTED:
-        _settle(case, made, is_pushed=False)
+        _drop(case, made)
         return pushed
-    with Clone(case.path) as after:
-        blobs = {path: found.blob for path in files if (found := after.entry(made, path)) is not None}
-    _settle(case, made, is_pushed=True, blobs=blobs)
+    _settle(case, made)
+    with case.store.writing() as connection:
+        case.hold(connection)
+        repos.set_base(connection, case.repo.id, made, read=made)
+    case.repo = replace(case.repo, base_commit=made, read_commit=made)
     case.did(f"wrote back {len(written)} status(es) in {made[:10]}")
     case.result.did += [f"C-15 {each}" for each in written]
     _follow(case, made)
     return pushed
 
 
-def _settle(case: Case, made: str, *, is_pushed: bool, blobs: Mapping[str, str] | None = None) -> None:
+def _edited(case: Case, data: bytes, wanted: list[Writeback]) -> tuple[bytes, list[Writeback]]:
+    """The file with what can be edited, and which that is; one status that cannot holds up no other."""
+    path = wanted[0].path
+    edits = {each: StatusEdit(task_id=each.task_id, old=each.old, new=each.new) for each in wanted}
+    good = []
+    for each, edit in edits.items():
+        try:
+            edit_workplan(data, [edit], path)
+            good.append(each)
+        except EditRefused as refused:
+            case.find("C-15", f"{path}#{each.task_id or each.workplan_id}", str(refused))
+    return edit_workplan(data, [edits[each] for each in good], path) if good else data, good
+
+
+def _settle(case: Case, made: str) -> None:
+    """The commit is on the remote: rows that still stand where it left them agree with their files now."""
+    with case.open() as clone:
+        parent = clone.parent(made)
+        with case.store.writing() as connection:
+            case.hold(connection)
+            paths = plans.settle_writebacks(connection, case.repo.id, made, case.tools.clock.now())
+            for path in paths:
+                before, after = clone.entry(parent, path), clone.entry(made, path)
+                if before is not None and after is not None:
+                    plans.note_blob(connection, case.repo.id, path, before=before.blob, after=after.blob, commit=made)
+
+
+def _drop(case: Case, made: str) -> None:
+    """The remote refused the commit, so it is as if it had not been made."""
     with case.store.writing() as connection:
         case.hold(connection)
-        plans.settle_writebacks(
-            connection, case.repo.id, made, is_pushed=is_pushed, blobs=blobs or {}, at=case.tools.clock.now()
-        )
-        if is_pushed:
-            repos.set_base(connection, case.repo.id, made, read=made)
-    if is_pushed:
-        case.repo = replace(case.repo, base_commit=made, read_commit=made)
+        plans.drop_writebacks(connection, case.repo.id, made)
 
 
 def settle_left_over(case: Case, tip: str | None) -> None:
-    """What a killed visit had begun to push: whether it arrived is plain from the remote's history."""
-    if tip is None:
-        return
+    """What a visit had begun to push and did not see the end of: history tells whether it arrived.
+
+    One that was given up for lost may arrive later still. Without a remote's tip only arrivals are told.
+    """
+    now = case.tools.clock.now()
     with case.store.reading() as connection:
         left = plans.unsettled_commits(connection, case.repo.id)
-    if not left:
+        lost = plans.lost_commits(connection, case.repo.id, Instant(now - LATE_ARRIVAL_US))
+    if not (left or lost):
         return
     with case.open() as clone:
-        arrived = {made: clone.contains(tip, made) for made, _ in left}
-    for made, is_pushed in arrived.items():
-        with case.store.writing() as connection:
-            case.hold(connection)
-            plans.settle_writebacks(
-                connection, case.repo.id, made, is_pushed=is_pushed, blobs={}, at=case.tools.clock.now()
-            )
-        if not is_pushed:
+        history = tip or case.refs(clone).local
+        arrived = [made for made in (*left, *lost) if history is not None and clone.contains(history, made)]
+    for made in arrived:
+        _settle(case, made)
+    for made in left if tip is not None else ():
+        if made not in arrived:
+            with case.store.writing() as connection:
+                case.hold(connection)
+                plans.abandon_writebacks(connection, case.repo.id, made, now)
             case.did(f"the push of {made[:10]} had not arrived; its changes are written anew")
 
 

@@ -129,11 +129,17 @@ class Clone:
         """How many commits `commit` is ahead of `ancestor`."""
         return int(self._repository.ahead_behind(commit, ancestor)[0])
 
-    def author_email(self, commit: str) -> str:
-        """The author's address."""
-        found = self._repository[commit]
-        assert isinstance(found, pygit2.Commit)
-        return found.author.email or ""
+    def parent(self, commit: str) -> str:
+        """Its first parent. Raises GitError when the commit is not here."""
+        found = self._repository.get(commit)
+        if not isinstance(found, pygit2.Commit) or not found.parent_ids:
+            raise GitError(f"the commit {commit} and its parent are not in {self.path}")
+        return str(found.parent_ids[0])
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether its history was cut off when it was cloned."""
+        return bool(self._repository.is_shallow)
 
     # -- files --
 
@@ -159,9 +165,14 @@ class Clone:
             folder, tree, depth = waiting.pop()
             for item in tree:
                 name = item.name
-                if name is None:  # not UTF-8: no glob matches it
+                if name is None:
                     continue
                 path = f"{folder}/{name}" if folder else name
+                if not _is_text(path):  # shown with escapes; refused unread, as nothing could be written back
+                    shown = path.encode("utf-8", "backslashreplace").decode()
+                    if not isinstance(item, pygit2.Tree) and matches.fullmatch(path):
+                        found[shown] = Entry(blob=str(item.id), mode=0)
+                    continue
                 if isinstance(item, pygit2.Tree):
                     if depth < MAX_TREE_DEPTH:
                         waiting.append((path, item, depth + 1))
@@ -181,10 +192,13 @@ class Clone:
 
     def blob(self, name: str, *, most: int) -> bytes:
         """The bytes of an object. Raises GitError, unread, when there are more than `most`."""
-        kind_and_size = self._repository.odb.read_header(name)
-        if kind_and_size[1] > most:
-            raise GitError(f"{kind_and_size[1]:,} bytes; at most {most:,} are read")
-        found = self._repository[name]
+        try:
+            kind_and_size = self._repository.odb.read_header(name)
+            if kind_and_size[1] > most:
+                raise GitError(f"{kind_and_size[1]:,} bytes; at most {most:,} are read")
+            found = self._repository[name]
+        except KeyError as failure:
+            raise GitError(f"the object {name} is missing from {self.path}; run git fsck there") from failure
         assert isinstance(found, pygit2.Blob)
         return found.data
 
@@ -193,6 +207,14 @@ class Clone:
         if not isinstance(found, pygit2.Commit):
             raise GitError(f"the commit {commit} is not in {self.path}")
         return found.tree
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def glob_expression(pattern: str) -> re.Pattern[str]:

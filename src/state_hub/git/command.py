@@ -86,10 +86,6 @@ class Deadline:
         """Seconds left; zero or less when it has passed."""
         return self.at - time.monotonic()
 
-    def or_after(self, seconds: float) -> Deadline:
-        """The earlier of this and the deadline in so many seconds."""
-        return Deadline(at=min(self.at, time.monotonic() + seconds))
-
 
 @lru_cache(maxsize=1)
 def _trusted() -> tuple[tuple[str, str], ...]:

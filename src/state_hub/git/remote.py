@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _ANSWER_BYTES = 1 << 20
 _PROBE_S = 20.0
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_NO_BRANCH = "couldn't find remote ref"
 
 
 class Remotes:
@@ -61,8 +60,11 @@ class Remotes:
             folder=None,
             deadline=deadline,
         )
-        name = printed.decode("ascii", "replace").split("\t")[0].strip()
-        return name if _OBJECT_NAME.fullmatch(name) else None
+        for line in printed.decode("utf-8", "replace").splitlines():
+            name, _, ref = line.partition("\t")
+            if ref == f"refs/heads/{branch}" and _OBJECT_NAME.fullmatch(name):
+                return name
+        return None
 
     def _http_tip(self, url: str, branch: str, deadline: Deadline) -> tuple[bool, str | None]:
         """(whether the server answered in protocol 2, the tip). Anything unusual is left to the git command."""
@@ -89,8 +91,15 @@ class Remotes:
                 kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"")
                 if answer.status != 200 or kind != b"application/x-git-upload-pack-result":
                     return False, None
-                text = _read_capped(answer.iter_stream())
-        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError):
+                text = _read_capped(answer.iter_stream(), deadline)
+        except (
+            httpcore2.NetworkError,
+            httpcore2.TimeoutException,
+            httpcore2.ProtocolError,
+            OSError,
+            ValueError,
+            TypeError,
+        ):
             return False, None
         return _tip_in(text, ref)
 
@@ -100,11 +109,11 @@ def _packet(text: str) -> bytes:
     return f"{len(data) + 4:04x}".encode() + data
 
 
-def _read_capped(chunks: Iterator[bytes]) -> bytes:
+def _read_capped(chunks: Iterator[bytes], deadline: Deadline) -> bytes:
     text = bytearray()
     for chunk in chunks:
         text += chunk
-        if len(text) > _ANSWER_BYTES:
+        if len(text) > _ANSWER_BYTES or deadline.remaining_s <= 0:
             break
     return bytes(text)
 

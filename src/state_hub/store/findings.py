@@ -12,7 +12,7 @@ from state_hub.checks import Found, Severity, is_event
 from state_hub.store.schema import findings, repos, visits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 EVENT_LIKE_FOR_US = 30 * DAY_US
 """How long a finding that tells of something that happened, not of something that is, stays open."""
@@ -46,6 +46,13 @@ class OpenFinding:
     severity: Severity
     message: str
     path: str
+    line: int
+    column: int
+
+    def is_as(self, found: Found) -> bool:
+        """Whether it says the same of the same place."""
+        mine = (self.severity, self.message, self.path, self.line, self.column)
+        return mine == (found.weight, found.message, found.path, found.line, found.column)
 
     @property
     def is_event(self) -> bool:
@@ -64,6 +71,8 @@ def open_findings(connection: sa.Connection, repo_id: int) -> list[OpenFinding]:
             severity=Severity(row.severity),
             message=row.message,
             path=row.path,
+            line=row.line,
+            column=row.col,
         )
         for row in connection.execute(query)
     ]
@@ -89,7 +98,7 @@ def update_findings(
             if is_judged(known):
                 connection.execute(sa.update(findings).where(findings.c.id == known.id).values(closed_at=at))
                 closed += 1
-        elif still.message != known.message or still.path != known.path:
+        elif not known.is_as(still):
             connection.execute(
                 sa.update(findings)
                 .where(findings.c.id == known.id)
@@ -141,6 +150,18 @@ def open_of_check(connection: sa.Connection, check: str) -> dict[int, list[OpenF
         repo_id: [each for each in open_findings(connection, repo_id) if each.check == check]
         for repo_id in connection.execute(query).scalars().all()
     }
+
+
+def update_check(
+    connection: sa.Connection,
+    check: str,
+    found: Mapping[int, Sequence[Found]],
+    known: Iterable[int],
+    at: Instant,
+) -> None:
+    """Brings the findings of one check up to date in all these repos, in the order of their numbers."""
+    for repo_id in sorted({*found, *known}):
+        update_findings(connection, repo_id, found.get(repo_id, ()), is_judged=lambda each: each.check == check, at=at)
 
 
 def has_old_events(connection: sa.Connection, now: Instant) -> bool:
@@ -204,11 +225,14 @@ def list_findings(
     ]
 
 
-def count_open(connection: sa.Connection) -> dict[str, int]:
-    """Open findings by severity."""
+def count_open(connection: sa.Connection, repo_id: int | None = None) -> dict[str, int]:
+    """Open findings of active repos, or of one, by severity."""
     query = (
         sa.select(findings.c.severity, sa.func.count())
-        .where(findings.c.closed_at.is_(None))
+        .join(repos, repos.c.id == findings.c.repo_id)
+        .where(findings.c.closed_at.is_(None), repos.c.status == "active")
         .group_by(findings.c.severity)
     )
+    if repo_id is not None:
+        query = query.where(findings.c.repo_id == repo_id)
     return {row[0]: row[1] for row in connection.execute(query)}

@@ -25,7 +25,7 @@ from state_hub.store.findings import close_subject
 from state_hub.store.schema import repos, tasks, workstreams, writebacks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from state_hub.workplan import Task
@@ -99,7 +99,10 @@ def seen_commits(connection: sa.Connection, repo_id: int) -> dict[str, str]:
 
 
 def held_elsewhere(connection: sa.Connection, repo_id: int, names: Sequence[str]) -> dict[str, str]:
-    """Which of these workplan ids other repos hold, with the repo's slug. Tombstones hold nothing."""
+    """Which of these workplan ids other repos hold, with the repo's slug.
+
+    Tombstones and archived repos hold nothing.
+    """
     found: dict[str, str] = {}
     for start in range(0, len(names), 500):
         query = (
@@ -108,6 +111,7 @@ def held_elsewhere(connection: sa.Connection, repo_id: int, names: Sequence[str]
             .where(
                 workstreams.c.repo_id != repo_id,
                 workstreams.c.removed_at.is_(None),
+                repos.c.status == "active",
                 workstreams.c.workplan_id.in_(names[start : start + 500]),
             )
         )
@@ -245,14 +249,13 @@ def _add_workstream(
         "removed_at": None,
     }
     tombstone = connection.execute(
-        sa.select(workstreams.c.id, workstreams.c.removed_at).where(workstreams.c.workplan_id == plan.id)
+        sa.select(workstreams.c.id).where(workstreams.c.workplan_id == plan.id)
     ).one_or_none()
     if tombstone is None:
         inserted = connection.execute(sa.insert(workstreams), {"workplan_id": plan.id, **values}).inserted_primary_key
         assert inserted is not None
         pk = int(inserted[0])
-    else:  # it has moved here from another repo, where it left a tombstone
-        assert tombstone.removed_at is not None, "held elsewhere, which reconcile was told"
+    else:  # it has moved here from another repo, where it left a tombstone, or which is archived
         pk = tombstone.id
         connection.execute(sa.update(workstreams).where(workstreams.c.id == pk).values(values))
         connection.execute(sa.delete(tasks).where(tasks.c.workstream_id == pk))
@@ -277,7 +280,8 @@ def _task_values(task: Task, workstream: int, position: int, at: Instant) -> dic
 
 
 def drop_rows(connection: sa.Connection, repo_id: int) -> int:
-    """Deletes the rows of a repo; how many workstreams there were."""
+    """Deletes the rows of a repo, and forgets pushes under way; how many workstreams there were."""
+    connection.execute(sa.delete(writebacks).where(writebacks.c.repo_id == repo_id, writebacks.c.state != "pushed"))
     own = sa.select(workstreams.c.id).where(workstreams.c.repo_id == repo_id)
     connection.execute(sa.delete(tasks).where(tasks.c.workstream_id.in_(own)))
     return connection.execute(sa.delete(workstreams).where(workstreams.c.repo_id == repo_id)).rowcount
@@ -309,56 +313,78 @@ def note_writebacks(
     )
 
 
-def settle_writebacks(
-    connection: sa.Connection, repo_id: int, commit: str, *, is_pushed: bool, blobs: Mapping[str, str], at: Instant
-) -> None:
-    """After the push: base and file have what was written, or the attempt is closed.
+def _of_commit(repo_id: int, commit: str) -> sa.ColumnElement[bool]:
+    return (writebacks.c.repo_id == repo_id) & (writebacks.c.commit_id == commit)
 
-    `blobs`: the new object names of the files that were changed, by path. A row that somebody changed again
-    meanwhile keeps its status, and waits for the next writeback.
+
+def settle_writebacks(connection: sa.Connection, repo_id: int, commit: str, at: Instant) -> list[str]:
+    """The commit has arrived: what it wrote becomes the base, where the base is what it was then. Its paths.
+
+    A row that somebody changed again meanwhile keeps its status, and waits for the next writeback.
     """
-    rows = connection.execute(
-        sa.select(writebacks).where(
-            writebacks.c.repo_id == repo_id, writebacks.c.commit_id == commit, writebacks.c.state == "pushing"
-        )
-    ).all()
-    connection.execute(
-        sa.update(writebacks)
-        .where(writebacks.c.repo_id == repo_id, writebacks.c.commit_id == commit, writebacks.c.state == "pushing")
-        .values(state="pushed" if is_pushed else "abandoned", settled_at=at)
-    )
-    if not is_pushed:
-        return
+    rows = connection.execute(sa.select(writebacks).where(_of_commit(repo_id, commit))).all()
+    connection.execute(sa.update(writebacks).where(_of_commit(repo_id, commit)).values(state="pushed", settled_at=at))
     for row in rows:
-        workstream = sa.select(workstreams.c.id).where(workstreams.c.workplan_id == row.workplan_id).scalar_subquery()
+        own = (workstreams.c.workplan_id == row.workplan_id) & (workstreams.c.repo_id == repo_id)
+        values = {"base_status": row.new_status, "updated_at": at}
         if row.task_id is None:
             connection.execute(
-                sa.update(workstreams)
-                .where(workstreams.c.workplan_id == row.workplan_id)
-                .values(base_status=row.new_status, updated_at=at)
+                sa.update(workstreams).where(own, workstreams.c.base_status == row.old_status).values(values)
             )
         else:
+            workstream = sa.select(workstreams.c.id).where(own).scalar_subquery()
             connection.execute(
                 sa.update(tasks)
-                .where(tasks.c.workstream_id == workstream, tasks.c.task_id == row.task_id)
-                .values(base_status=row.new_status, updated_at=at)
+                .where(
+                    tasks.c.workstream_id == workstream,
+                    tasks.c.task_id == row.task_id,
+                    tasks.c.base_status == row.old_status,
+                )
+                .values(values)
             )
-    for path, blob in blobs.items():
-        connection.execute(
-            sa.update(workstreams)
-            .where(workstreams.c.repo_id == repo_id, workstreams.c.path == path)
-            .values(blob=blob, seen_commit=commit)
-        )
+    return sorted({row.path for row in rows})
 
 
-def unsettled_commits(connection: sa.Connection, repo_id: int) -> list[tuple[str, Instant]]:
-    """Commits of the hub whose push was begun and whose end is not known, with when they were made."""
+def note_blob(connection: sa.Connection, repo_id: int, path: str, *, before: str, after: str, commit: str) -> None:
+    """The file of a row was changed by the hub itself, from one object to the next."""
+    connection.execute(
+        sa.update(workstreams)
+        .where(workstreams.c.repo_id == repo_id, workstreams.c.path == path, workstreams.c.blob == before)
+        .values(blob=after, seen_commit=commit)
+    )
+
+
+def abandon_writebacks(connection: sa.Connection, repo_id: int, commit: str, at: Instant) -> None:
+    """A push that is given up for lost."""
+    connection.execute(
+        sa.update(writebacks).where(_of_commit(repo_id, commit)).values(state="abandoned", settled_at=at)
+    )
+
+
+def drop_writebacks(connection: sa.Connection, repo_id: int, commit: str) -> None:
+    """A push that was refused: nobody else has the commit."""
+    connection.execute(sa.delete(writebacks).where(_of_commit(repo_id, commit)))
+
+
+def unsettled_commits(connection: sa.Connection, repo_id: int) -> list[str]:
+    """Commits of the hub whose push was begun and whose end is not known, oldest first."""
     query = (
-        sa.select(writebacks.c.commit_id, sa.func.min(writebacks.c.made_at))
+        sa.select(writebacks.c.commit_id)
         .where(writebacks.c.repo_id == repo_id, writebacks.c.state == "pushing")
         .group_by(writebacks.c.commit_id)
+        .order_by(sa.func.min(writebacks.c.id))
     )
-    return [(row[0], Instant(row[1])) for row in connection.execute(query)]
+    return list(connection.execute(query).scalars())
+
+
+def lost_commits(connection: sa.Connection, repo_id: int, since: Instant) -> list[str]:
+    """Commits whose push was given up for lost since then."""
+    query = (
+        sa.select(writebacks.c.commit_id)
+        .where(writebacks.c.repo_id == repo_id, writebacks.c.state == "abandoned", writebacks.c.made_at >= since)
+        .distinct()
+    )
+    return list(connection.execute(query).scalars())
 
 
 def overdue_commits(connection: sa.Connection, before: Instant) -> list[tuple[int, str]]:
@@ -375,7 +401,7 @@ def last_writes(connection: sa.Connection, repo_id: int) -> dict[Key, tuple[BotW
     """By status: what the hub wrote into it last, and the commit that brought it."""
     newest = (
         sa.select(sa.func.max(writebacks.c.id))
-        .where(writebacks.c.repo_id == repo_id, writebacks.c.state != "abandoned")
+        .where(writebacks.c.repo_id == repo_id)
         .group_by(writebacks.c.workplan_id, writebacks.c.task_id)
     )
     query = sa.select(writebacks).where(writebacks.c.id.in_(newest))

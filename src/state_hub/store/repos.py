@@ -69,7 +69,11 @@ def add_repo(
         raise RefusedError(f"the clone {path} is registered as {other!r}")
     if known:
         differs = [name for name, value in values.items() if getattr(known[0], name) != value]
-        if differs:
+        if differs and known[0].status == RepoStatus.ARCHIVED:  # it begins anew, from its files
+            connection.execute(
+                sa.update(repos).where(repos.c.slug == slug).values(**values, base_commit=None, read_commit=None)
+            )
+        elif differs:
             shown = ", ".join(f"{name} is {getattr(known[0], name)}" for name in differs)
             raise RefusedError(f"{slug!r} is registered already, and its {shown}; archive it, or choose another slug")
         connection.execute(

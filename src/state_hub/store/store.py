@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
@@ -13,7 +13,17 @@ from state_hub.errors import ConfigurationError
 from state_hub.store.schema import HUB_HEAD, metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+Result = TypeVar("Result")
+
+WRITE_ATTEMPTS = 5
+_RACES = frozenset({"40001", "40P01", "23505"})
+"""Serialization failure, deadlock, unique violation (Postgres, appendix A)."""
+
+
+def _is_race(failure: sa.exc.DBAPIError) -> bool:
+    return isinstance(failure, sa.exc.IntegrityError) or getattr(failure.orig, "sqlstate", None) in _RACES
 
 
 class Store:
@@ -45,7 +55,10 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection that sees one state of the database."""
-        with self.engine.connect() as connection, connection.begin():
+        engine = self.engine
+        if engine.dialect.name == "postgresql":
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -53,6 +66,17 @@ class Store:
         """A transaction: committed at the end, undone by an exception."""
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
+
+    def write(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """What `work` gives back, run as a transaction; again when another one was quicker at the same rows."""
+        for attempt in range(1, WRITE_ATTEMPTS + 1):
+            try:
+                with self.writing() as connection:
+                    return work(connection)
+            except sa.exc.DBAPIError as failure:
+                if attempt == WRITE_ATTEMPTS or not _is_race(failure):
+                    raise
+        raise AssertionError("unreachable")
 
     def check(self) -> str | None:
         """None when the database answers and has our schema, else what is wrong."""

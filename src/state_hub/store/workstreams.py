@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from activity_plumbing.clock import Instant
 from state_hub.errors import NotFoundError, RefusedError
 from state_hub.registry import OPEN_TASKS, OVER, RepoStatus, TaskStatus, WorkstreamStatus
+from state_hub.store.findings import close_subject
 from state_hub.store.schema import repos, tasks, workstreams
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def set_workstream_status(
     if row.status != status.value:
         values = {"status": status.value, "status_changed_at": at, "status_changed_by": by, "updated_at": at}
         connection.execute(sa.update(workstreams).where(workstreams.c.id == row.id).values(values))
+        close_subject(connection, row.repo_id, "C-10", workplan_id, at)
     return find_workstream(connection, workplan_id)
 
 
@@ -209,7 +211,7 @@ def set_task_status(
 ) -> Task:
     """Sets a status here; the next sweep writes it to the file. Raises NotFoundError, RefusedError."""
     row = connection.execute(
-        sa.select(tasks, repos.c.status.label("repo_status"))
+        sa.select(tasks, workstreams.c.repo_id, repos.c.status.label("repo_status"))
         .join(workstreams, workstreams.c.id == tasks.c.workstream_id)
         .join(repos, repos.c.id == workstreams.c.repo_id)
         .where(workstreams.c.workplan_id == workplan_id, tasks.c.task_id == task_id)
@@ -221,6 +223,7 @@ def set_task_status(
     if row.status != status.value:
         values = {"status": status.value, "status_changed_at": at, "status_changed_by": by, "updated_at": at}
         connection.execute(sa.update(tasks).where(tasks.c.id == row.id).values(values))
+        close_subject(connection, row.repo_id, "C-10", f"{workplan_id}/{task_id}", at)
     return find_task(connection, workplan_id, task_id)
 
 
@@ -246,9 +249,9 @@ def stale_tasks(connection: sa.Connection, *, locks: bool = False) -> list[Stale
             workstreams.c.removed_at.is_(None),
             repos.c.status == RepoStatus.ACTIVE.value,
         )
-        .order_by(workstreams.c.workplan_id, tasks.c.position)
+        .order_by(workstreams.c.id, tasks.c.position, tasks.c.id)
     )
-    return [
+    found = [
         StaleTask(
             pk=row.id,
             repo=row.slug,
@@ -261,6 +264,7 @@ def stale_tasks(connection: sa.Connection, *, locks: bool = False) -> list[Stale
         )
         for row in connection.execute(query.with_for_update(of=tasks) if locks else query)
     ]
+    return sorted(found, key=lambda each: each.workplan_id)  # locked in the order of numbers, as others do
 
 
 def cancel_stale(connection: sa.Connection, stale: Sequence[StaleTask], *, by: str, at: Instant) -> None:
