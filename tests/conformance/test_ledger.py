@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -580,15 +581,154 @@ def test_the_ledger_and_the_transition_table_agree_on_what_is_in_progress() -> N
 def test_what_is_in_progress_is_found_by_an_index_however_long_the_history(ledger: Ledger) -> None:
     if ledger.engine.dialect.name != "sqlite":
         pytest.skip("asks for SQLite's query plan")
-    names = {"definitions": [NAME], "keys": ["k"], "parents": [1], "key": "k", "definition": NAME, "me": 1, "parent": 1}
-    asked = (permits._candidates(), permits._HELD, permits._HOLDER, permits._SIBLINGS)
+    sorts = {"_KEYS": 1}  # by their first item
+    asked = {
+        name: query
+        for name, query in vars(permits).items()
+        if name.isupper() and isinstance(query, sa.ClauseElement) and name != "_GRANT"
+    }
+    assert len(asked) > 8
     with ledger.engine.connect() as connection:
-        for query in asked:
-            known = {name: value for name, value in names.items() if name in query.compile().params}
-            text = query.params(**known).compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
-            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]
-            assert not [step for step in plan if step.startswith(("SCAN runs", "SCAN rival"))], plan
+        for name, query in asked.items():
+            compiled = query.compile(dialect=connection.dialect)
+            text = str(compiled)
+            for place in [part.split("]")[0] for part in text.split("__[POSTCOMPILE_")[1:]]:
+                text = text.replace(f"__[POSTCOMPILE_{place}]", "1")
+            values = (1,) * text.count("?")  # a plan is the same whatever they are
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)]
+            assert not [step for step in plan if step.startswith(("SCAN runs", "SCAN rival", "SCAN each"))], plan
+            assert len([step for step in plan if "TEMP B-TREE" in step]) == sorts.get(name, 0), plan
             assert any("runs_" in step for step in plan)
+
+
+def pending(
+    slot: int,
+    name: str = NAME,
+    *,
+    key: str | None = None,
+    limit: int = 1,
+    parent: int | None = None,
+    most: int | None = None,
+) -> dict[str, object]:
+    """The row of a run that waits, an item if it has a parent."""
+    return {
+        "definition_id": name,
+        "kind": "schedule",
+        "slot": slot,
+        "item_key": "" if parent is None else f"{parent}-{slot}",
+        "last_slot": slot,
+        "slot_count": 1,
+        "version_hash": "v1",
+        "state": "pending",
+        "created_at": NOW,
+        "due_at": slot,
+        "is_serial": parent is None,
+        "permit_key": key,
+        "permit_limit": None if key is None else limit,
+        "parent_run": parent,
+        "max_parallel": most,
+    }
+
+
+def end_at_once(connection: sa.Connection, run_ids: Sequence[int]) -> None:
+    connection.execute(sa.update(schema.runs).where(schema.runs.c.id.in_(run_ids)).values(state="succeeded"))
+
+
+@pytest.mark.parametrize(("key", "statements"), [(None, 3), ("k", 5)])
+def test_what_an_end_costs_does_not_grow_with_the_queue_behind_it(
+    ledger: Ledger, key: str | None, statements: int
+) -> None:
+    if ledger.engine.dialect.name != "sqlite":
+        pytest.skip("counts SQLite's steps")
+    counted: Counter[str] = Counter()
+
+    def count_statement(*_: object) -> None:
+        counted["statements"] += 1
+
+    def count_step() -> int:
+        counted["steps"] += 1
+        return 0
+
+    def drain(name: str, length: int) -> set[tuple[int, int]]:
+        """The statements and the steps, in hundreds, of each grant until nothing waits."""
+        own_key = key and f"{key}.{name}"
+        rows = [pending(NOW + number, name, key=own_key) for number in range(length)]
+        order = sorted(connection.execute(sa.insert(schema.runs).returning(schema.runs.c.id), rows).scalars())
+        costs = []
+        for run_id in order:
+            counted.clear()
+            assert permits.grant(connection, [name], [own_key] if own_key else [], NOW) == [run_id]
+            costs.append((counted["statements"], counted["steps"]))
+            end_at_once(connection, [run_id])
+        assert permits.grant(connection, [name], [own_key] if own_key else [], NOW) == []
+        return set(costs)
+
+    with ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        sa.event.listen(connection, "before_cursor_execute", count_statement)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(count_step, 100)
+        try:
+            short, long = drain("d.short", 100), drain("d.long", 5000)
+        finally:
+            driver.set_progress_handler(None, 0)
+    assert {number for number, _ in short | long} == {statements}
+    assert max(steps for _, steps in long) <= max(steps for _, steps in short) + 2
+
+
+def test_nothing_that_waits_costs_one_statement_however_many_definitions_end(ledger: Ledger) -> None:
+    counted: list[object] = []
+    with ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connection.execute(sa.insert(schema.runs), [pending(NOW, "d.15")])
+        sa.event.listen(connection, "before_cursor_execute", lambda *_: counted.append(None))
+        assert permits.grant(connection, [NAME], [], NOW) == []
+        assert len(counted) == 1
+        assert permits.grant(connection, [f"e.{number}" for number in range(16)], [], NOW) == []
+        assert len(counted) == 2
+        assert len(permits.grant(connection, [f"d.{number}" for number in range(20)], [], NOW)) == 1
+
+
+def test_each_of_two_parents_with_many_keys_gets_its_items(ledger: Ledger) -> None:
+    with ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        for parent in (1001, 1002):
+            rows = [pending(NOW + n, key=f"{parent}.{n}", parent=parent, most=3) for n in range(150)]
+            connection.execute(sa.insert(schema.runs), rows)
+        granted = permits.grant(connection, [], [], NOW, [1001, 1002])  # type: ignore[list-item]
+        found = connection.execute(
+            sa.select(schema.runs.c.parent_run, schema.runs.c.slot).where(schema.runs.c.id.in_(granted))
+        )
+        assert sorted(tuple(row) for row in found) == [(parent, NOW + n) for parent in (1001, 1002) for n in range(3)]
+
+
+def test_each_run_keeps_to_its_own_limit_of_a_key(ledger: Ledger) -> None:
+    with ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        limits = [2, 1, 3, 1, 4, 2]
+        rows = [pending(NOW + n, f"d.{n}", key="k", limit=limit) for n, limit in enumerate(limits)]
+        ids = sorted(connection.execute(sa.insert(schema.runs).returning(schema.runs.c.id), rows).scalars())
+        assert permits.grant(connection, [], ["k"], NOW) == [ids[0], ids[2], ids[4]]
+        end_at_once(connection, [ids[0], ids[2]])
+        assert permits.grant(connection, [], ["k"], NOW) == [ids[5]]
+        end_at_once(connection, [ids[4]])
+        assert permits.grant(connection, [], ["k"], NOW) == []
+        end_at_once(connection, [ids[5]])
+        assert permits.grant(connection, [], ["k"], NOW) == [ids[1]]
+
+
+def test_a_further_attempt_goes_before_the_older_slots_of_its_definition(ledger: Ledger) -> None:
+    with ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        rows = [pending(NOW + n, "d.a", key="k", limit=2) for n in range(120)]
+        rows += [pending(NOW + 60, "d.b", key="k", limit=2), pending(NOW + 200, "d.c", key="k", limit=2)]
+        ids = sorted(connection.execute(sa.insert(schema.runs).returning(schema.runs.c.id), rows).scalars())
+        connection.execute(sa.update(schema.runs).where(schema.runs.c.id == ids[110]).values(attempt=1))
+        assert permits.grant(connection, [], ["k"], NOW) == [ids[120], ids[110]]
+
+
+def test_a_full_parent_does_not_keep_a_key_from_others(ledger: Ledger) -> None:
+    with ledger.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        rows = [pending(NOW + n, "d.a", key="k", limit=3, parent=1001, most=1) for n in range(120)]
+        rows += [pending(NOW + 500, "d.b", key="k", limit=3)]
+        ids = sorted(connection.execute(sa.insert(schema.runs).returning(schema.runs.c.id), rows).scalars())
+        assert permits.grant(connection, [], ["k"], NOW) == [ids[0], ids[120]]
 
 
 item_steps = st.lists(

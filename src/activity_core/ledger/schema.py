@@ -28,6 +28,28 @@ def is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return table.c.state.in_([sa.literal_column(f"'{state}'") for state in ACTIVE_STATES])
 
 
+def is_waiting(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """True for runs that wait to be let through, word for word as the partial indexes say it."""
+    return (table.c.state == sa.literal_column("'pending'")) & table.c.granted_at.is_(None)
+
+
+def is_at_work(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """True for runs that hold their permit: running, or let through and about to. Word for word, as above."""
+    state = table.c.state
+    let_through = (state == sa.literal_column("'pending'")) & table.c.granted_at.is_not(None)
+    return (state == sa.literal_column("'running'")) | let_through
+
+
+def is_holding(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """True for runs that hold their serial definition: all in progress but first attempts that wait. Word for word."""
+    begun = (table.c.attempt > sa.literal_column("0")) | table.c.granted_at.is_not(None)
+    others: list[sa.ColumnElement[str]] = [
+        sa.literal_column(f"'{state}'") for state in ACTIVE_STATES if state != "pending"
+    ]
+    is_begun = (table.c.state == sa.literal_column("'pending'")) & begun
+    return table.c.parent_run.is_(None) & (table.c.state.in_(others) | is_begun)
+
+
 facts = sa.Table(
     "facts",
     metadata,
@@ -195,15 +217,10 @@ runs = sa.Table(
 
 _is_active = is_active(runs)
 sa.Index("runs_active", runs.c.definition_id, runs.c.parent_run, sqlite_where=_is_active, postgresql_where=_is_active)
-sa.Index(
-    "runs_permits",
-    runs.c.permit_key,
-    runs.c.state,
-    runs.c.granted_at,
-    runs.c.parent_run,
-    sqlite_where=_is_active & runs.c.permit_key.is_not(None),
-    postgresql_where=_is_active & runs.c.permit_key.is_not(None),
-)
+_is_holding = is_holding(runs)
+sa.Index("runs_holders", runs.c.definition_id, sqlite_where=_is_holding, postgresql_where=_is_holding)
+_has_permit = is_at_work(runs) & runs.c.permit_key.is_not(None)
+sa.Index("runs_permits", runs.c.permit_key, sqlite_where=_has_permit, postgresql_where=_has_permit)
 # covers what is counted at the end of each item: its siblings by state, and those that wait
 sa.Index(
     "runs_items",
@@ -214,7 +231,38 @@ sa.Index(
     sqlite_where=runs.c.parent_run.is_not(None),
     postgresql_where=runs.c.parent_run.is_not(None),
 )
-
+# The queues, each in the order in which it is let through. A run that never waits is in none of them.
+_is_alone = is_waiting(runs) & runs.c.parent_run.is_(None)
+sa.Index(
+    "runs_waiting",
+    runs.c.definition_id,
+    runs.c.is_serial,
+    runs.c.attempt.desc(),
+    runs.c.slot,
+    sqlite_where=_is_alone,
+    postgresql_where=_is_alone,
+)
+_has_key = is_waiting(runs) & runs.c.permit_key.is_not(None)
+# after the order come the columns by which rows are passed over, so that this touches no table row
+sa.Index(
+    "runs_waiting_keys",
+    runs.c.permit_key,
+    runs.c.slot,
+    runs.c.id,
+    runs.c.permit_limit,
+    runs.c.is_serial,
+    runs.c.definition_id,
+    runs.c.parent_run,
+    sqlite_where=_has_key,
+    postgresql_where=_has_key,
+)
+sa.Index(
+    "runs_waiting_limits",
+    runs.c.permit_key,
+    runs.c.permit_limit,
+    sqlite_where=_has_key,
+    postgresql_where=_has_key,
+)
 attempts = sa.Table(
     "attempts",
     metadata,

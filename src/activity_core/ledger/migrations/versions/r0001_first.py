@@ -182,6 +182,20 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting')"),
     )
     op.create_index(
+        "runs_holders",
+        "runs",
+        ["definition_id"],
+        unique=False,
+        sqlite_where=sa.text(
+            "parent_run IS NULL AND (state IN ('retry_wait', 'running', 'waiting')"
+            " OR state = 'pending' AND (attempt > 0 OR granted_at IS NOT NULL))"
+        ),
+        postgresql_where=sa.text(
+            "parent_run IS NULL AND (state IN ('retry_wait', 'running', 'waiting')"
+            " OR state = 'pending' AND (attempt > 0 OR granted_at IS NOT NULL))"
+        ),
+    )
+    op.create_index(
         "runs_items",
         "runs",
         ["parent_run", "state", "granted_at", "permit_key"],
@@ -192,10 +206,38 @@ def upgrade() -> None:
     op.create_index(
         "runs_permits",
         "runs",
-        ["permit_key", "state", "granted_at", "parent_run"],
+        ["permit_key"],
         unique=False,
-        sqlite_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting') AND permit_key IS NOT NULL"),
-        postgresql_where=sa.text("state IN ('pending', 'retry_wait', 'running', 'waiting') AND permit_key IS NOT NULL"),
+        sqlite_where=sa.text(
+            "(state = 'running' OR state = 'pending' AND granted_at IS NOT NULL) AND permit_key IS NOT NULL"
+        ),
+        postgresql_where=sa.text(
+            "(state = 'running' OR state = 'pending' AND granted_at IS NOT NULL) AND permit_key IS NOT NULL"
+        ),
+    )
+    op.create_index(
+        "runs_waiting",
+        "runs",
+        ["definition_id", "is_serial", sa.text("attempt DESC"), "slot"],
+        unique=False,
+        sqlite_where=sa.text("state = 'pending' AND granted_at IS NULL AND parent_run IS NULL"),
+        postgresql_where=sa.text("state = 'pending' AND granted_at IS NULL AND parent_run IS NULL"),
+    )
+    op.create_index(
+        "runs_waiting_keys",
+        "runs",
+        ["permit_key", "slot", "id", "permit_limit", "is_serial", "definition_id", "parent_run"],
+        unique=False,
+        sqlite_where=sa.text("state = 'pending' AND granted_at IS NULL AND permit_key IS NOT NULL"),
+        postgresql_where=sa.text("state = 'pending' AND granted_at IS NULL AND permit_key IS NOT NULL"),
+    )
+    op.create_index(
+        "runs_waiting_limits",
+        "runs",
+        ["permit_key", "permit_limit"],
+        unique=False,
+        sqlite_where=sa.text("state = 'pending' AND granted_at IS NULL AND permit_key IS NOT NULL"),
+        postgresql_where=sa.text("state = 'pending' AND granted_at IS NULL AND permit_key IS NOT NULL"),
     )
     op.create_table(
         "versions",
