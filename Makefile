@@ -38,14 +38,17 @@ export REPO
 .PHONY: fix-consistency
 fix-consistency: ## Bring workplans and database together for one repo: make fix-consistency REPO=<slug>
 	@test -n "$$REPO" || { echo "name the repo: make fix-consistency REPO=<slug>" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "run make install first" >&2; exit 1; }
 	@$(BIN)/python scripts/consistency_check.py --repo "$$REPO"
 
 .PHONY: cleanup-stale
 cleanup-stale: ## Cancel tasks that are still open in finished or archived workstreams
+	@test -x $(BIN)/python || { echo "run make install first" >&2; exit 1; }
 	@$(BIN)/python scripts/cleanup_stale_tasks.py
 
 .PHONY: install-hooks
 install-hooks: ## Install the post-commit hook into every registered repo
+	@test -x $(BIN)/python || { echo "run make install first" >&2; exit 1; }
 	@scripts/install_hooks.sh
 
 .PHONY: check

@@ -86,22 +86,28 @@ def show() -> None:
     for job in JOBS:
         print(f"\n$ activity-core logs {job}\n{engine('logs', job)}", end="")
     print(f"\n$ state-hub findings\n{hub('findings')}")
-    print("what was cancelled is in its file after the next sweep; look further, from another terminal:")
-    shown = (BIN / "activity-core").relative_to(ROOT)
+    print("look further, from another terminal in this folder:")
+    print(f"  export PATH=$PWD/{BIN.relative_to(ROOT)}:$PATH ACTIVITY_CONFIG=.run/activity-core.toml", end="")
+    print(" STATE_HUB_CONFIG=.run/state-hub.toml")
     for words in ("run state-hub-consistency-sweep", "history", "explain state-hub-consistency-sweep", "next"):
-        print(f"  {shown} --config .run/activity-core.toml {words}")
-    shown = (BIN / "state-hub").relative_to(ROOT)
+        print(f"  activity-core {words}")
     for words in ("tasks", "set-status ATL-WP-0001/T03 done", "repos list", "writebacks", "outbox"):
-        print(f"  {shown} --config .run/state-hub.toml {words}")
+        print(f"  state-hub {words}")
     print("Ctrl-C ends both", flush=True)
 
 
-def first_runs_are_over() -> bool:
-    """Whether each job has a run that ended."""
+def newest_run(job: str) -> int:
+    """The number of a job's newest run; 0 when there is none."""
+    printed = engine("history", job, "--json")
+    return max((run["id"] for run in json.loads(printed)), default=0) if printed.strip() else 0
+
+
+def first_runs_are_over(before: dict[str, int]) -> bool:
+    """Whether each job has a run of this start that ended."""
     for job in JOBS:
         printed = engine("history", job, "--json")
         runs = json.loads(printed) if printed.strip() else []
-        if not any(run["ended_at"] for run in runs):
+        if not any(run["ended_at"] and run["id"] > before[job] for run in runs):
             return False
     return True
 
@@ -118,10 +124,11 @@ def main() -> None:
     ]
     try:
         wait_for_hub(port, children[0])
-        serve = [BIN / "activity-core", "--config", ENGINE_CONFIG, "serve", "--live", "--run-now"]
+        before = {job: newest_run(job) for job in JOBS}
+        serve = [BIN / "activity-core", "--config", ENGINE_CONFIG, "serve", "--run-now"]
         children.append(subprocess.Popen(serve, start_new_session=True))
         deadline = time.monotonic() + FIRST_RUNS_S
-        while time.monotonic() < deadline and not first_runs_are_over():
+        while time.monotonic() < deadline and not first_runs_are_over(before):
             if any(child.poll() is not None for child in children):
                 break
             time.sleep(0.3)

@@ -12,7 +12,8 @@ from state_hub.cli.shared import EXIT_ERROR, Console, console_of, echo_json, jso
 
 @click.command(
     "cleanup",
-    epilog="\b\nExamples:\n  scripts/cleanup_stale_tasks.py --dry-run\n  scripts/cleanup_stale_tasks.py --json",
+    epilog="\b\nExamples:\n  .venv/bin/python scripts/cleanup_stale_tasks.py --dry-run\n"
+    "  .venv/bin/python scripts/cleanup_stale_tasks.py --json",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be cancelled; change nothing.")
 @json_option

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING
 
 import click
 
 from state_hub.checks import CATALOGUE
 from state_hub.cli.shared import Console, echo_json, json_option, table, when
+
+if TYPE_CHECKING:
+    from state_hub.store.findings import Finding
 
 
 @click.command(
@@ -39,12 +43,19 @@ def findings_command(
                 each.repo,
                 when(each.first_seen_at),
                 when(each.last_seen_at),
-                f"{each.path}:{each.line}:{each.column}" if each.line else each.path or each.subject,
+                _where(each),
                 each.message,
             )
             for each in found
         ],
     )
+
+
+def _where(each: Finding) -> str:
+    """The place in a file, or what it is about."""
+    if each.line:
+        return f"{each.path}:{each.line}:{each.column}"
+    return f"{each.subject} in {each.path}" if each.path and each.subject != each.path else each.path or each.subject
 
 
 @click.command("checks", epilog="\b\nExample:\n  state-hub checks")

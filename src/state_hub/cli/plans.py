@@ -122,7 +122,7 @@ def set_status_command(console: Console, name: str, status: str) -> None:
             workstreams.set_task_status(connection, workplan_id, task_id, TaskStatus(status), by="cli", at=now())
         else:
             workstreams.set_workstream_status(connection, workplan_id, WorkstreamStatus(status), by="cli", at=now())
-    click.echo(f"{name} is {status}; the next sweep writes it to its file")
+    click.echo(f"{name} is {status}; the next sweep with --remote writes it to its file")
 
 
 @click.group("workplan")
@@ -167,6 +167,8 @@ def lint_command(paths: tuple[Path, ...], as_json: bool) -> None:
     from state_hub.workplan import lines_of, read_workplan
 
     files: list[Path] = []
+    if not paths and not Path("workplans").is_dir():
+        raise RefusedError("there is no folder workplans here; name files or folders to check")
     for path in paths or (Path("workplans"),):
         files += sorted(path.rglob("*.md")) if path.is_dir() else [path]
     readings: dict[str, Reading] = {}

@@ -46,7 +46,7 @@ def add_command(
         workplans=workplans,
     )
     settings = console.settings()
-    with console.store(settings) as store:
+    with console.store(settings, create=True) as store:
         repo = register(request, settings, store, now(), below_roots_only=False)
     if as_json:
         echo_json(repo)

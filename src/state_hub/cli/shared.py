@@ -46,11 +46,18 @@ class Console:
         return load_settings(None if self.config is None else Path(self.config), overrides=overrides)
 
     @contextmanager
-    def store(self, settings: Settings | None = None) -> Iterator[Store]:
-        """The hub's database, made if there is none. Raises ConfigurationError."""
+    def store(self, settings: Settings | None = None, *, create: bool = False) -> Iterator[Store]:
+        """The hub's database; `create`: made if there is none. Raises ConfigurationError."""
+        from state_hub.errors import ConfigurationError
         from state_hub.store.store import Store
 
-        store = Store.open((settings or self.settings()).database)
+        url = (settings or self.settings()).database
+        if not create and "://" not in url and not Path(url).exists():
+            raise ConfigurationError(
+                f"{url} does not exist: no repo was registered there yet; `state-hub repos add` makes it, or name"
+                " another hub with --config"
+            )
+        store = Store.open(url)
         try:
             yield store
         finally:

@@ -38,9 +38,9 @@ HOOK_WAIT_S = 20.0
 @click.command(
     "sweep",
     epilog="\b\nExamples:\n"
-    "  scripts/consistency_check.py --remote --all --max-seconds 300\n"
-    "  scripts/consistency_check.py --remote --all --dry-run\n"
-    "  scripts/consistency_check.py --repo atlas\n\n\b\n"
+    "  .venv/bin/python scripts/consistency_check.py --remote --all --max-seconds 300\n"
+    "  .venv/bin/python scripts/consistency_check.py --remote --all --dry-run\n"
+    "  .venv/bin/python scripts/consistency_check.py --repo atlas\n\n\b\n"
     "Exit status: 0 done, also with findings or a spent budget; with --strict 3 for open\n"
     "findings and 4 for a spent budget; 75 another holds the lock; 1 an error.",
 )
