@@ -1,4 +1,4 @@
-"""The guard before every route: host, origin, token and size, judged on the bytes that came (BAD_INPUT 19 and 20).
+"""The guard before every route: host, origin, token and size, judged on the bytes that came.
 
 Plain ASGI and outside the framework, so that neither routing nor redirects nor a forgotten dependency can open a
 door: what is not exactly an open path needs the token.

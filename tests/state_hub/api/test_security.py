@@ -1,4 +1,4 @@
-"""The guard: who may ask what under which name, and how much they may send (BAD_INPUT 19 to 21)."""
+"""The guard: who may ask what under which name, and how much they may send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clones and commits made to run something, or to be read as what they are not: none gets its way (BAD_INPUT 7–11)."""
+"""Clones and commits made to run something, or to be read as what they are not: none gets its way."""
 
 from __future__ import annotations
 
