@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
 from state_hub.errors import GitError, RefusedError
 from state_hub.git.clone import Clone, glob_expression
 from state_hub.git.command import Deadline
@@ -119,22 +117,16 @@ def _register_url(request: Request, url: str, settings: Settings, store: Store, 
 def _add(
     store: Store, *, slug: str, url: str, branch: str, path: Path, workplans: str, is_managed: bool, now: Instant
 ) -> Repo:
-    """Stores it; once more when another registered the same at the same time."""
-
-    def add() -> Repo:
-        with store.writing() as connection:
-            return repos.add_repo(
-                connection,
-                slug=slug,
-                remote_url=url,
-                branch=branch,
-                path=str(path),
-                workplans=workplans,
-                is_managed=is_managed,
-                at=now,
-            )
-
-    try:
-        return add()
-    except sa.exc.IntegrityError:
-        return add()
+    """Stores it; `write` looks again when another registered the same at the same time."""
+    return store.write(
+        lambda connection: repos.add_repo(
+            connection,
+            slug=slug,
+            remote_url=url,
+            branch=branch,
+            path=str(path),
+            workplans=workplans,
+            is_managed=is_managed,
+            at=now,
+        )
+    )

@@ -90,8 +90,6 @@ def _register(hub: Hub, wanted: Registration) -> Repo:
         pass  # a database that is gone is told before anything is cloned
     try:
         return register(request, hub.settings, hub.store, hub.clock.now(), below_roots_only=True)
-    except sa.exc.IntegrityError:  # another request has just registered it: then it is there, or in the way
-        return register(request, hub.settings, hub.store, hub.clock.now(), below_roots_only=True)
     except GitError as failure:
         if request.path is None:
             raise
